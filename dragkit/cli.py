@@ -1,0 +1,255 @@
+"""The `dragkit` command: reconstruct a photo, train the embedded models, run the measurements."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from dragkit.client import SplitClient
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+train_app = typer.Typer(
+    no_args_is_help=True, help="Train an embedded model; the same command resumes an interrupted run."
+)
+app.add_typer(train_app, name="train")
+console = Console()
+
+
+class Budget(str, Enum):
+    ci = "ci"
+    fast = "fast"
+    paper = "paper"
+
+
+def main() -> None:
+    """Entry point: errors a person can act on are one line, not a traceback."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        app()
+    except (
+        ValueError,
+        TypeError,
+        FileNotFoundError,
+        ImportError,
+        PermissionError,
+        FloatingPointError,
+        OSError,
+    ) as error:
+        console.print(f"[bold red]dragkit:[/] {error}", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from error
+
+
+@app.command()
+def reconstruct(
+    photo: Annotated[Path, typer.Argument(help="image file (JPEG, PNG, ...)")],
+    layer: Annotated[
+        str, typer.Option(help="block after which the model is cut (0 = embeddings), or a module name")
+    ] = "9",
+    client: Annotated[
+        str, typer.Option(help="an embedded client, or a folder / hub name / timm:NAME / torchvision:NAME")
+    ] = "vit-imagenette64",
+    prior: Annotated[
+        str, typer.Option(help="the embedded prior, or a folder / hub name in diffusers' layout")
+    ] = "imagenette64",
+    budget: Annotated[Budget, typer.Option(help="ci: 80 iterations, fast: 400, paper: 4,000")] = Budget.fast,
+    out: Annotated[
+        Path,
+        typer.Option(help="picture to write: photo | reconstruction | what the prior's decoder could show at best"),
+    ] = Path("reconstruction.png"),
+    seed: Annotated[int, typer.Option(help="of the attack")] = 3407,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Show what the intermediate representation of PHOTO gives away."""
+    import torch
+
+    from dragkit import metrics, zoo
+    from dragkit.attacks import DragConfig, DragState, drag
+    from dragkit.images import grid, load_image, save_image
+    from dragkit.prior import LatentPrior
+
+    split = _client(client, layer, device)
+    known = (
+        zoo.load_prior(prior, device=device)
+        if prior == zoo.PRIOR
+        else LatentPrior.from_pretrained(prior, device=device)
+    )
+    x = load_image(photo, known.image_size)[None].to(device)
+    with torch.no_grad():
+        h = split(x)
+        ceiling = known.decode(known.encode(x)).clamp(0, 1)
+    console.print(split, highlight=False)
+    config = getattr(DragConfig, budget.value)()
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("DRAG", total=config.num_steps * config.recurrence)
+
+        def show(state: DragState) -> None:
+            progress.update(bar, completed=state.iteration)
+
+        found = drag(h, split, known, config, seeds=seed, callback=show)
+    console.print(found, highlight=False)
+    save_image(grid(torch.cat([x, found.images, ceiling]).cpu(), columns=3), out)
+    rows = Table("", "MS-SSIM (higher is closer)", "PSNR (dB)", "ST-LPIPS (lower is closer)")
+    for name, images in (("reconstruction", found.images), ("decoder ceiling", ceiling)):
+        values = [metric(images, x).item() for metric in (metrics.ms_ssim, metrics.psnr, metrics.st_lpips)]
+        rows.add_row(name, *(f"{v:.3f}" for v in values))
+    console.print(rows)
+    console.print(f"photo | reconstruction | decoder ceiling: {out}")
+
+
+@app.command()
+def info(
+    client: Annotated[
+        str, typer.Argument(help="an embedded client, or a folder / hub name / timm:NAME / torchvision:NAME")
+    ] = "vit-imagenette64",
+    layer: Annotated[str, typer.Option(help="block number or module name")] = "9",
+) -> None:
+    """What a client sends when it is cut there, and the other places where it may be cut."""
+    split = _client(client, layer)
+    rows = Table(show_header=False)
+    for name, value in split.info().items():
+        rows.add_row(name, str(value))
+    rows.add_row("blocks", ", ".join(split.blocks()))
+    console.print(rows)
+
+
+@app.command()
+def models() -> None:
+    """The embedded models and their measured quality."""
+    from dragkit import zoo
+
+    rows = Table("model", "parameters", "measured", "made by")
+    for name in zoo.names():
+        card = zoo.card(name)
+        measured = ", ".join(f"{k} {v['value']:.4g} (n={v['n']})" for k, v in card["measured"].items())
+        rows.add_row(name, f"{card['parameters'] / 1e6:.1f} M", measured, card["command"])
+    console.print(rows)
+
+
+Steps = Annotated[
+    int, typer.Option(help="length of the run; more than before continues it, fewer brings it to its end early")
+]
+Ship = Annotated[bool, typer.Option(help="put the finished model into dragkit/zoo")]
+
+
+@train_app.command()
+def autoencoder(
+    steps: Steps = 40_000,
+    batch: int = 32,
+    lr: float = 2e-3,
+    perceptual_from: Annotated[int, typer.Option(help="step from which ST-LPIPS is part of the loss")] = 4_000,
+    perceptual_share: float = 0.125,
+    channels: Annotated[str, typer.Option(help="width of each level")] = "16,32,64,128",
+    device: str = "auto",
+    seed: int = 0,
+    ship: Ship = False,
+) -> None:
+    """The 64x64 autoencoder."""
+    from dragkit.training import commands
+    from dragkit.training.autoencoder import AutoencoderRecipe
+    from dragkit.training.loop import TrainConfig
+
+    recipe = AutoencoderRecipe(_numbers(channels), perceptual_from=perceptual_from, perceptual_share=perceptual_share)
+    config = TrainConfig(steps, batch, lr, warmup=300, ema=0.998, decay=0.35, device=device, seed=seed)
+    _done(commands.train_autoencoder(config, recipe), "autoencoder", ship)
+
+
+@train_app.command()
+def prior(
+    steps: Steps = 60_000,
+    batch: int = 64,
+    lr: float = 2e-3,
+    channels: Annotated[str, typer.Option(help="width of each level")] = "96,192",
+    dropout: float = 0.0,
+    device: str = "auto",
+    seed: int = 0,
+    ship: Ship = False,
+) -> None:
+    """The noise predictor on the autoencoder's latents."""
+    from dragkit.training import commands
+    from dragkit.training.loop import TrainConfig
+    from dragkit.training.prior import PriorRecipe
+
+    config = TrainConfig(steps, batch, lr, ema=0.999, device=device, seed=seed)
+    _done(commands.train_prior(config, PriorRecipe(_numbers(channels), dropout=dropout)), "prior", ship)
+
+
+@train_app.command()
+def classifier(
+    steps: Steps = 30_000,
+    batch: int = 64,
+    lr: float = 2e-3,
+    weight_decay: float = 0.02,
+    width: int = 128,
+    device: str = "auto",
+    seed: int = 0,
+    ship: Ship = False,
+) -> None:
+    """The 12-block ViT."""
+    from dragkit.training import commands
+    from dragkit.training.classifier import ClassifierRecipe
+    from dragkit.training.loop import TrainConfig
+
+    config = TrainConfig(steps, batch, lr, weight_decay=weight_decay, ema=0.998, decay=0.35, device=device, seed=seed)
+    _done(
+        commands.train_classifier(replace(config, save_every=300.0), ClassifierRecipe(width=width)), "classifier", ship
+    )
+
+
+@app.command()
+def measure(
+    name: Annotated[str, typer.Argument(help="models, overfit, recurrence, shuffle or deep")],
+    n: Annotated[int, typer.Option(help="photos (samples for `models`); 0 is the measurement's own number")] = 0,
+    steps: Annotated[int, typer.Option(help="recurrence: DDIM steps")] = 0,
+    at: Annotated[str, typer.Option(help="deep: split point")] = "",
+    iterations: Annotated[int, typer.Option(help="deep: iterations of each attack")] = 0,
+) -> None:
+    """Run a measurement (resumable) and write its claims and data into book/results."""
+    from dragkit.measurements import MEASUREMENTS
+
+    if name not in MEASUREMENTS:
+        raise ValueError(f"there is no measurement {name!r}; there are {', '.join(MEASUREMENTS)}")
+    chosen: dict[str, Any] = {"n": n, "num_steps": steps, "at": at, "iterations": iterations}
+    if name == "models":
+        chosen["n_samples"] = chosen.pop("n")
+    console.print(f"written: {MEASUREMENTS[name](**{k: v for k, v in chosen.items() if v})}")
+
+
+def _client(name: str, layer: str, device: str = "cpu") -> SplitClient:
+    """An embedded client by name, any other by path or hub name; `layer` is a block number or a module name."""
+    from dragkit import zoo
+    from dragkit.client import SplitClient
+
+    at = f"block:{layer}" if layer.isdecimal() else layer
+    if name in (zoo.CLIENT, zoo.WILD_CLIENT):
+        return zoo.load_client(name, at, device=device)
+    return SplitClient.from_pretrained(name, at, device=device)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"channels is {text!r}; it must be numbers with commas between, such as 16,32,64,128"
+        ) from None
+
+
+def _done(export: Path, run: str, ship: bool) -> None:
+    from dragkit.training import commands
+
+    console.print(f"exported to {export}")
+    if ship:
+        console.print(f"shipped as {commands.ship(run)}")
+
+
+if __name__ == "__main__":
+    main()

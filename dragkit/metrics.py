@@ -1,0 +1,506 @@
+"""How close a reconstruction is to the photo, and how sure one can be of it.
+
+Image metrics take two batches ``(B, 3, H, W)`` in ``[0, 1]`` and give one number per image, ``(B,)``. They belong to
+the person who measures, never to the attack: none is an input of `dragkit.attacks`.
+
+Two quirks of the published DRAG code change what its numbers mean. It feeds LPIPS images in ``[0, 1]`` where the
+network expects ``[-1, 1]``: `lpips_official` does the same, `lpips` is the metric as defined. It reads DINO's
+``pooler_output``, a layer that the checkpoint lacks and that is therefore random in every process: that number cannot
+be reproduced and is not implemented here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_msssim
+import scipy.stats
+import torch
+from torch import Tensor, nn
+
+from dragkit.images import validate_images
+
+LABELS = {
+    "ms_ssim": "MS-SSIM",
+    "ssim": "SSIM",
+    "psnr": "PSNR (dB)",
+    "mse": "MSE",
+    "st_lpips": "ST-LPIPS",
+    "lpips": "LPIPS",
+    "lpips_official": "LPIPS (published code: input not normalised)",
+}
+"""How each metric is written in tables; ST-LPIPS is not LPIPS and never labelled so."""
+
+DIRECTION = {
+    "ms_ssim": "higher",
+    "ssim": "higher",
+    "psnr": "higher",
+    "mse": "lower",
+    "st_lpips": "lower",
+    "lpips": "lower",
+    "lpips_official": "lower",
+}
+"""Whether a closer reconstruction scores higher or lower."""
+
+ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
+ALEXNET_SHA256 = "7be5be79"
+"""File name and first digits of the hash of torchvision's ImageNet AlexNet, the trunk of LPIPS."""
+
+_MS_SSIM_HALVINGS = 2**4
+_CHUNK = 8  # images per pass of a perceptual network: its first maps are 64 channels at nearly full size
+
+
+class MetricUnavailable(RuntimeError):
+    """A metric whose network or weights are not on this machine; the message says how to get them."""
+
+
+class Interval(NamedTuple):
+    """An estimate (`mean`) with the ends of its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class KernelDistance(NamedTuple):
+    """Kernel distance between two sets of features and its standard error."""
+
+    value: float
+    standard_error: float
+
+
+# --- pixels and structure ---------------------------------------------------------------------------------------------
+
+
+def mse(x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error per image, ``(B,)``; 0 for equal images."""
+    x, y = _pair(x, y)
+    return (x - y).square().flatten(1).mean(1)
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB for a peak of 1, per image ``(B,)``; infinite for equal images."""
+    return -10 * mse(x, y).log10()
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity per image ``(B,)``, 1 for equal images: Gaussian window 11, sigma 1.5 (Wang et al. 2004).
+
+    https://ieeexplore.ieee.org/document/1284395, computed by pytorch-msssim. Images need a shorter side of 11 or more.
+    """
+    x, y = _pair(x, y, least_side=11)
+    return pytorch_msssim.ssim(x, y, data_range=1.0, size_average=False)
+
+
+def ms_ssim_window(side: int) -> int:
+    """The Gaussian window with which `ms_ssim` fits its five scales into an image of this shorter side.
+
+    The standard window is 11 and needs a side above 160; 7 serves above 96 and 3 above 32. Values taken with different
+    windows are not comparable, so report the window with the number.
+
+    Raises:
+        ValueError: the side is 32 or less; use `ssim` there.
+    """
+    for window in (11, 7, 3):
+        if side > (window - 1) * _MS_SSIM_HALVINGS:
+            return window
+    raise ValueError(f"MS-SSIM has five scales and needs images of more than 32 pixels a side, got {side}; use ssim")
+
+
+def ms_ssim(x: Tensor, y: Tensor, win_size: int | None = None) -> Tensor:
+    """Multi-scale structural similarity per image ``(B,)``, in [0, 1], 1 for equal images (Wang et al. 2003).
+
+    https://ieeexplore.ieee.org/document/1292216, computed by pytorch-msssim. A measurement, not a loss: where a scale
+    is anti-correlated its contribution is cut to 0 and the gradient is not finite.
+
+    Args:
+        x: images ``(B, 3, H, W)`` in [0, 1].
+        y: images like `x`.
+        win_size: odd window of the Gaussian; default `ms_ssim_window` of the shorter side (3 for 64 pixels).
+    """
+    x, y = _pair(x, y)
+    side = min(x.shape[-2:])
+    if win_size is None:
+        win_size = ms_ssim_window(side)
+    elif win_size < 3 or win_size % 2 == 0 or side <= (win_size - 1) * _MS_SSIM_HALVINGS:
+        raise ValueError(
+            f"win_size must be odd, 3 or more, with (win_size - 1) * 16 below the shorter side {side}; got {win_size}"
+        )
+    return pytorch_msssim.ms_ssim(x, y, data_range=1.0, size_average=False, win_size=win_size)
+
+
+# --- perceptual distances ---------------------------------------------------------------------------------------------
+
+
+class PerceptualDistance(nn.Module):
+    """A weighted squared distance between unit-normalised feature maps of a frozen network (LPIPS and its relatives).
+
+    ``d(x, y) = sum_l mean_hw w_l . (phi_l(x) - phi_l(y))^2`` with ``phi_l`` the maps of layer l, each position scaled
+    to unit length (Zhang et al. 2018, https://arxiv.org/abs/1801.03924, eq. 1).
+
+    It is differentiable in the images, so it serves as a training loss too. For a fixed target compute
+    ``target = metric.features(photos)`` once and call ``metric.compare(metric.features(x), target)``. As a loss it
+    accepts what a decoder gives, slightly outside [0, 1]; measurements go through `st_lpips` and `lpips`, which
+    validate.
+
+    Args:
+        network: provides ``scaling_layer``, ``net`` and ``lins``; set to evaluation and frozen here.
+        least_side: the smallest image side that its poolings allow.
+        label: what results are called.
+    """
+
+    def __init__(self, network: nn.Module, *, least_side: int, label: str):
+        super().__init__()
+        self.network: Any = network.float().eval().requires_grad_(False)
+        self.least_side = least_side
+        self.label = label
+
+    def train(self, mode: bool = True) -> PerceptualDistance:
+        """Stay in evaluation mode: the heads contain dropout, which a surrounding model's ``train()`` would wake."""
+        return super().train(False)
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Unit-normalised maps ``(B, C_l, H_l, W_l)`` of images ``(B, 3, H, W)`` in about [0, 1]."""
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[-2:]) < self.least_side:
+            raise ValueError(
+                f"{self.label} needs images (B, 3, H, W) of at least {self.least_side} pixels a side, "
+                f"got {tuple(images.shape)}"
+            )
+        return tuple(_unit(maps) for maps in self.network.net(self.network.scaling_layer(2 * images - 1)))
+
+    def compare(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """Distance ``(B,)`` between two results of `features`."""
+        layers = zip(self.network.lins, a, b, strict=True)
+        return torch.stack([head((f - g).square()).mean((1, 2, 3)) for head, f, g in layers]).sum(0)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance ``(B,)`` between images ``(B, 3, H, W)`` in about [0, 1]."""
+        return self.compare(self.features(x), self.features(y))
+
+
+class StLpips(PerceptualDistance):
+    """ST-LPIPS, the shift-tolerant AlexNet metric of Ghildyal and Liu 2022 (https://arxiv.org/abs/2207.13686).
+
+    Its own trained weights come with the wheel ``stlpips-pytorch``. Images need 21 pixels a side.
+
+    Raises:
+        MetricUnavailable: the package or its weights file is missing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_stlpips_network(), least_side=21, label=LABELS["st_lpips"])
+
+
+class Lpips(PerceptualDistance):
+    """LPIPS v0.1, AlexNet, of Zhang et al. 2018 (https://arxiv.org/abs/1801.03924). Images need 31 pixels a side.
+
+    The heads come with the wheel ``lpips``; the trunk is torchvision's ImageNet AlexNet, which no wheel contains.
+
+    Args:
+        weights: that file; default: where torch hub keeps it (``TORCH_HOME``). It is never downloaded from here.
+
+    Raises:
+        MetricUnavailable: the package or the file is missing, or the file's hash is not the published one. There is no
+            fallback on random weights.
+    """
+
+    def __init__(self, weights: str | os.PathLike[str] | None = None):
+        super().__init__(_lpips_network(_alexnet_file(weights)), least_side=31, label=LABELS["lpips"])
+
+
+def st_lpips(x: Tensor, y: Tensor) -> Tensor:
+    """ST-LPIPS distance per image ``(B,)``, 0 for equal images; see `StLpips`."""
+    return _in_chunks(_cached_st_lpips, *_pair(x, y, least_side=21))
+
+
+def lpips(x: Tensor, y: Tensor, weights: str | os.PathLike[str] | None = None) -> Tensor:
+    """LPIPS (AlexNet, v0.1) distance per image ``(B,)``, 0 for equal images; see `Lpips` for `weights` and errors."""
+    x, y = _pair(x, y, least_side=31)
+    file = _alexnet_file(weights)
+    return _in_chunks(lambda device: _cached_lpips(file, device), x, y)
+
+
+def lpips_official(x: Tensor, y: Tensor, weights: str | os.PathLike[str] | None = None) -> Tensor:
+    """The number that the published DRAG code calls LPIPS: images in [0, 1] go in where [-1, 1] is expected.
+
+    Reported beside `lpips` where published numbers are compared; it sees half of the contrast.
+    """
+    x, y = _pair(x, y, least_side=31)
+    # `Lpips` maps v to 2 v - 1; started from (v + 1) / 2 it hands v itself to the network.
+    return lpips((x + 1) / 2, (y + 1) / 2, weights)
+
+
+def _in_chunks(metric_on: Any, x: Tensor, y: Tensor) -> Tensor:
+    metric = metric_on(str(x.device))
+    pairs = zip(x.float().split(_CHUNK), y.float().split(_CHUNK), strict=True)
+    return torch.cat([metric(a, b) for a, b in pairs])
+
+
+def _unit(maps: Tensor) -> Tensor:
+    # Where every channel is 0 the root's gradient is infinite and the product with 0 NaN; the clamp makes it 0.
+    length = maps.square().sum(1, keepdim=True).clamp_min(1e-20).sqrt()
+    return maps / (length + 1e-10)
+
+
+@lru_cache(maxsize=4)
+def _cached_st_lpips(device: str) -> StLpips:
+    with torch.inference_mode(False):  # or a first call under inference mode would make weights no later loss can use
+        return StLpips().to(device)
+
+
+@lru_cache(maxsize=4)
+def _cached_lpips(weights: Path, device: str) -> Lpips:
+    with torch.inference_mode(False):
+        return Lpips(weights).to(device)
+
+
+def _stlpips_network() -> nn.Module:
+    try:
+        from stlpips_pytorch import stlpips
+    except ImportError as error:
+        raise MetricUnavailable(
+            f"ST-LPIPS needs the packages stlpips-pytorch and torchsummary, which the former imports ({error}); "
+            "install: pip install stlpips-pytorch torchsummary"
+        ) from error
+    network = stlpips.LPIPS(net="alex", variant="shift_tolerant", pretrained=False, verbose=False)
+    file = Path(stlpips.__file__).parent / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
+    _load(network, file, may_lack=("lins.",))
+    return network
+
+
+def _lpips_network(alexnet: Path) -> nn.Module:
+    try:
+        import lpips as package
+    except ImportError as error:
+        raise MetricUnavailable(f"LPIPS needs the package lpips ({error}); install: pip install lpips") from error
+    trunk = _read_alexnet(alexnet)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the package uses torchvision's old argument names
+        network = package.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
+    heads = Path(package.__file__).parent / "weights" / "v0.1" / "alex.pth"
+    _load(network, heads, may_lack=("lins.", "net.", "scaling_layer."))
+    # The package cuts torchvision's `features` into slices but keeps the layers' numbers: slice2.3 is features.3.
+    state = {name: trunk.get(f"features.{name.split('.', 1)[1]}") for name in network.net.state_dict()}
+    lacking = [name for name, value in state.items() if value is None]
+    if lacking:
+        raise MetricUnavailable(f"{alexnet} is not torchvision's AlexNet: layers {lacking} are missing")
+    network.net.load_state_dict(state)
+    return network
+
+
+def _alexnet_file(weights: str | os.PathLike[str] | None) -> Path:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_FILE if weights is None else Path(weights)
+    if not file.is_file():
+        raise MetricUnavailable(
+            f"LPIPS needs torchvision's ImageNet AlexNet and found no file {file}. With a network, fetch it once: "
+            "python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\"; else copy "
+            f"{ALEXNET_FILE} there or pass weights=PATH. Offline, st_lpips is a perceptual distance without downloads."
+        )
+    return file
+
+
+def _read_alexnet(file: Path) -> dict[str, Tensor]:
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if not digest.startswith(ALEXNET_SHA256):
+        raise MetricUnavailable(
+            f"{file} is not the published AlexNet: its sha256 starts with {digest[:8]}, expected {ALEXNET_SHA256}"
+        )
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _load(network: nn.Module, file: Path, *, may_lack: tuple[str, ...]) -> None:
+    """Load a package's own weights without its loader, which unpickles; refuse any parameter left at random."""
+    if not file.is_file():
+        raise MetricUnavailable(f"weights file not found: {file}; reinstall the package that should contain it")
+    missing, unexpected = network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), strict=False)
+    left = [name for name in missing if not name.startswith(may_lack)]
+    if left or unexpected:
+        raise MetricUnavailable(f"{file} does not fit its network: missing {left}, unexpected {list(unexpected)}")
+
+
+# --- sets of features -------------------------------------------------------------------------------------------------
+
+
+def kernel_distance(
+    feats_a: Tensor, feats_b: Tensor, *, subsets: int = 100, subset_size: int | None = None, seed: int = 0
+) -> KernelDistance:
+    """Squared maximum mean discrepancy between two sets of features, as in KID (https://arxiv.org/abs/1801.01401).
+
+    The unbiased estimator with the kernel ``(x . y / d + 1)^3``, averaged over random subsets drawn without
+    replacement. Unbiased means that two samples of one distribution average 0 and may come out below 0. With Inception
+    features it is KID; with any others say which.
+
+    The standard error is the delete-d jackknife's, ``sqrt(m / (n - m) * variance over subsets)`` with n the smaller set
+    and m the subset size (Shao and Wu, Annals of Statistics 1989). The usual spread over subsets divided by
+    ``sqrt(subsets)`` shrinks at will, because subsets overlap. It is NaN when m = n, with nothing left out.
+
+    Args:
+        feats_a: ``(n_a, d)``, finite floats.
+        feats_b: ``(n_b, d)``.
+        subsets: number of subsets.
+        subset_size: m; default half of the smaller set, at most 1000.
+        seed: of the subsets.
+    """
+    a, b = _features(feats_a, "feats_a"), _features(feats_b, "feats_b")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"feats_a and feats_b must have one width, got {a.shape[1]} and {b.shape[1]}")
+    smaller = min(len(a), len(b))
+    size = min(1000, smaller // 2) if subset_size is None else subset_size
+    if not 2 <= size <= smaller:
+        raise ValueError(
+            f"subset_size must be from 2 to the smaller set's {smaller} (at least 4 rows for the default), got {size}"
+        )
+    if subsets < 2:
+        raise ValueError(f"subsets must be 2 or more, got {subsets}")
+    rng = np.random.default_rng(seed)
+    values = np.array([_mmd(_draw(a, size, rng), _draw(b, size, rng)) for _ in range(subsets)])
+    error = math.sqrt(size / (smaller - size) * values.var(ddof=1)) if size < smaller else math.nan
+    return KernelDistance(float(values.mean()), error)
+
+
+def _features(feats: Tensor, name: str) -> np.ndarray:
+    if not isinstance(feats, Tensor) or not feats.is_floating_point():
+        given = feats.dtype if isinstance(feats, Tensor) else type(feats).__name__
+        raise TypeError(f"{name} must be a floating-point tensor (n, d), got {given}")
+    if feats.ndim != 2 or 0 in feats.shape or not bool(torch.isfinite(feats).all()):
+        raise ValueError(f"{name} must be finite with shape (n, d), got shape {tuple(feats.shape)} or NaN/infinity")
+    # float64: the distance is a small difference of large sums
+    return feats.detach().double().cpu().numpy()
+
+
+def _draw(rows: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    return rows[rng.choice(len(rows), size, replace=False)]
+
+
+def _mmd(a: np.ndarray, b: np.ndarray) -> float:
+    """Unbiased MMD^2 of two samples of equal size m: pairs of a sample with itself are left out."""
+    m = len(a)
+    within = 0.0
+    for sample in (a, b):
+        gram = _cubic_kernel(sample, sample)
+        within += (gram.sum() - np.trace(gram)) / (m * (m - 1))
+    return float(within - 2 * _cubic_kernel(a, b).mean())
+
+
+def _cubic_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    base = a @ b.T / a.shape[1] + 1
+    return base * base * base  # numpy's general power is many times slower
+
+
+# --- uncertainty ------------------------------------------------------------------------------------------------------
+
+
+def bootstrap_ci(
+    values: Tensor | np.ndarray | Sequence[float], level: float = 0.95, seed: int = 0, *, resamples: int = 9999
+) -> Interval:
+    """Mean of per-image values with a bootstrap confidence interval (BCa, `scipy.stats.bootstrap`).
+
+    Where BCa is undefined (nearly all values equal) the percentile interval is given; for equal values it has no width,
+    which says nothing about the next image.
+
+    Args:
+        values: ``(n,)``, n at least 2, finite; one value per image, so that images are the unit of resampling.
+        level: confidence, in (0, 1).
+        seed: of the resampling.
+        resamples: number of bootstrap samples.
+
+    Raises:
+        ValueError: wrong shape, fewer than two values, or a value that is not finite (PSNR of equal images is not).
+    """
+    x = _values(values, "values")
+    _check_level(level)
+    if np.ptp(x) == 0:
+        return Interval(float(x[0]), float(x[0]), float(x[0]))
+    interval = _bootstrap(x, level, seed, resamples, "BCa")
+    if not np.isfinite([interval.low, interval.high]).all():
+        interval = _bootstrap(x, level, seed, resamples, "percentile")
+    return Interval(float(x.mean()), float(interval.low), float(interval.high))
+
+
+def _bootstrap(x: np.ndarray, level: float, seed: int, resamples: int, method: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # answered by the percentile interval
+        result = scipy.stats.bootstrap(
+            (x,),
+            np.mean,
+            n_resamples=resamples,
+            batch=max(1, 4_000_000 // len(x)),  # bounds memory to tens of MB
+            confidence_level=level,
+            method=method,
+            random_state=np.random.default_rng(seed),
+        )
+    return result.confidence_interval
+
+
+def paired_difference(
+    a: Tensor | np.ndarray | Sequence[float],
+    b: Tensor | np.ndarray | Sequence[float],
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Mean of ``a - b`` over the same images, with its bootstrap interval; two methods differ if it excludes 0.
+
+    Args:
+        a: ``(n,)`` values of one method.
+        b: ``(n,)`` values of the other, of the same images in the same order.
+        level: confidence, in (0, 1).
+        seed: of the resampling.
+    """
+    x, y = _values(a, "a"), _values(b, "b")
+    if len(x) != len(y):
+        raise ValueError(f"a and b must hold the same images in the same order, got {len(x)} and {len(y)} values")
+    return bootstrap_ci(x - y, level, seed)
+
+
+def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """A rate (retrieval top-1, class agreement) with Wilson's score interval, which keeps its width at 0 and at n of n.
+
+    Args:
+        successes: from 0 to `trials`.
+        trials: 1 or more.
+        level: confidence, in (0, 1).
+    """
+    _check_level(level)
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"successes must be from 0 to trials and trials 1 or more, got {successes} of {trials}")
+    interval = scipy.stats.binomtest(int(successes), int(trials)).proportion_ci(level, method="wilson")
+    return Interval(successes / trials, float(interval.low), float(interval.high))
+
+
+def _values(values: Tensor | np.ndarray | Sequence[float], name: str) -> np.ndarray:
+    array = (
+        values.detach().double().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values, dtype=np.float64)
+    )
+    if array.ndim != 1 or len(array) < 2:
+        raise ValueError(f"{name} must hold one value per image for two images or more, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        bad = np.flatnonzero(~np.isfinite(array))
+        raise ValueError(f"{name} must be finite, got NaN or infinity at index {bad[:8].tolist()}")
+    return array
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, for example 0.95, got {level}")
+
+
+def _pair(x: Tensor, y: Tensor, *, least_side: int = 1) -> tuple[Tensor, Tensor]:
+    """Validate two batches that are compared image by image; half precision is widened to float32."""
+    validate_images(x, "x")
+    validate_images(y, "y")
+    if x.shape != y.shape:
+        raise ValueError(f"x and y must have one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
+    if x.device != y.device:
+        raise ValueError(f"x and y must be on one device, got {x.device} and {y.device}")
+    if min(x.shape[-2:]) < least_side:
+        raise ValueError(f"x and y must be at least {least_side} pixels a side for this metric, got {tuple(x.shape)}")
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    return x.to(dtype), y.to(dtype)

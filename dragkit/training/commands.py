@@ -1,0 +1,144 @@
+"""From a recipe to a shipped model: train, measure on the whole validation split, export as fp16 safetensors with a card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from dragkit import zoo
+from dragkit.data import cache_dir, imagenette
+from dragkit.metrics import psnr, ssim, st_lpips
+from dragkit.record import provenance
+from dragkit.training import autoencoder, classifier, prior
+from dragkit.training.loop import TrainConfig, fit, pick_device
+
+DATA = (
+    "Imagenette, train split (9,469 photos of ten ImageNet classes), by fast.ai (repository: Apache-2.0); "
+    "the photos keep ImageNet's terms (non-commercial research)"
+)
+LIMITS = (
+    "64x64 pixels, ten classes; made for teaching and for auditing this package's own figures, not for use elsewhere"
+)
+
+
+def run_folder(name: str) -> Path:
+    """Where a training run keeps its checkpoint, log and pictures."""
+    return cache_dir() / "runs" / name
+
+
+def train_autoencoder(config: TrainConfig, recipe: autoencoder.AutoencoderRecipe) -> Path:
+    """Train and export the autoencoder. Returns the export folder."""
+    device = pick_device(config.device)
+    task = autoencoder.AutoencoderTask(recipe, config.batch, config.seed, device)
+    model = fit(task, config, run_folder("autoencoder"))
+    _round_to_fp16(task.model, model)
+    with torch.no_grad():
+        latents = prior.encode_all(task.model, imagenette("train")[0][::8], device)
+    task.model.register_to_config(scaling_factor=float(1 / latents.std()))
+    measured = measure_autoencoder(task.model, device)
+    return _export(task.model, "autoencoder", f"{zoo.PRIOR}/vae", measured, config, asdict(recipe))
+
+
+def train_prior(config: TrainConfig, recipe: prior.PriorRecipe) -> Path:
+    """Train and export the noise predictor on the latents of the embedded autoencoder (or of the run just exported)."""
+    vae = run_folder("autoencoder") / "export"
+    vae = vae if vae.exists() else zoo.verify(f"{zoo.PRIOR}/vae")
+    task = prior.PriorTask(recipe, vae, config.batch, config.seed, pick_device(config.device))
+    model = fit(task, config, run_folder("prior"))
+    _round_to_fp16(task.model, model)
+    measured = {"noise_loss": {"value": task.evaluate(task.model)["noise_loss"], "n": len(task.val)}}
+    out = _export(task.model, "prior", f"{zoo.PRIOR}/unet", measured, config, asdict(recipe))
+    task.scheduler.save_pretrained(out / "scheduler")
+    return out
+
+
+def train_classifier(config: TrainConfig, recipe: classifier.ClassifierRecipe) -> Path:
+    """Train and export the ViT."""
+    device = pick_device(config.device)
+    task = classifier.ClassifierTask(recipe, config.batch, config.seed, device)
+    model = fit(task, config, run_folder("classifier"))
+    _round_to_fp16(task.model, model)
+    measured = {"top1": {"value": classifier.top1(task.model, task.val, task.val_labels), "n": len(task.val)}}
+    out = _export(task.model, "classifier", zoo.CLIENT, measured, config, asdict(recipe))
+    classifier.image_processor().save_pretrained(out)
+    return out
+
+
+@torch.no_grad()
+def measure_autoencoder(model: AutoencoderKL, device: torch.device) -> dict[str, Any]:
+    """Round trip (posterior mean) of the whole validation split: mean PSNR in dB, SSIM, ST-LPIPS."""
+    photos = imagenette("val")[0]
+    values: dict[str, list[float]] = {"psnr": [], "ssim": [], "st_lpips": []}
+    for part in photos.split(128):
+        x = part.to(device).float() / 255
+        y = autoencoder.reconstruct(model, x)
+        for name, metric in (("psnr", psnr), ("ssim", ssim), ("st_lpips", st_lpips)):
+            values[name] += metric(y, x).tolist()
+    return {name: {"value": sum(v) / len(v), "n": len(v)} for name, v in values.items()}
+
+
+def ship(run: str) -> Path:
+    """Copy a run's export into `dragkit/zoo`, where it becomes the embedded model; returns the folder there."""
+    export = run_folder(run) / "export"
+    if not (export / "card.json").exists():
+        raise FileNotFoundError(f"run {run!r} has no finished export in {export}; train it first")
+    card = json.loads((export / "card.json").read_text())
+    target = zoo.FOLDER / card["name"]
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(export, target)
+    if (target / "scheduler").exists():  # the prior's scheduler sits beside its unet
+        shutil.rmtree(target.parent / "scheduler", ignore_errors=True)
+        (target / "scheduler").rename(target.parent / "scheduler")
+    zoo.verify.cache_clear()
+    return target
+
+
+def _round_to_fp16(model: nn.Module, averaged: nn.Module) -> None:
+    """Put the averaged weights, as precise as they are shipped, into `model`: what is measured is what is shipped."""
+    model.load_state_dict(averaged.state_dict())
+    model.half().float().eval()
+
+
+def _export(
+    model: Any,
+    run: str,
+    name: str,
+    measured: dict[str, Any],
+    config: TrainConfig,
+    recipe: dict[str, Any],
+) -> Path:
+    folder = run_folder(run)
+    out = folder / "export"
+    shutil.rmtree(out, ignore_errors=True)
+    model.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    model.to(torch.float32)
+    state = json.loads((folder / "checkpoint" / "state.json").read_text())
+    card = {
+        "name": name,
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "command": "dragkit " + " ".join(sys.argv[1:])
+        if "dragkit" in sys.argv[0]
+        else f"dragkit train {run} --steps {config.steps}",
+        "data": DATA,
+        "measured": measured,
+        "limits": LIMITS,
+        "config": asdict(config),
+        "recipe": recipe,
+        "steps": state["step"],
+        "training_seconds": round(state["seconds"]),
+        "date": date.today().isoformat(),
+        **provenance(),
+        "sha256": {p.name: zoo.file_sha256(p) for p in sorted(out.glob("*.safetensors"))},
+    }
+    (out / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    return out

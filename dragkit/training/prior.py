@@ -1,0 +1,106 @@
+"""The embedded diffusion prior: a `diffusers.UNet2DModel` that predicts the noise in the autoencoder's 8x8x16 latents.
+
+Epsilon-prediction with uniform timesteps (arXiv 2006.11239) on latents scaled to unit variance (arXiv 2112.10752). The betas reach
+alpha_bar = 5e-5 at the last timestep, so that sampling may start from pure noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from dragkit.data import imagenette
+from dragkit.images import grid
+from dragkit.prior import LatentPrior
+from dragkit.sampling import ddim_sample
+from dragkit.training.loop import Task, TrainConfig, batch_indices
+from dragkit.training.muon import muon_and_adamw
+
+
+@dataclass(frozen=True)
+class PriorRecipe:
+    channels: tuple[int, ...] = (96, 192)
+    layers: int = 2
+    dropout: float = 0.0
+
+
+def build(recipe: PriorRecipe, latent_channels: int = 16, side: int = 8) -> UNet2DModel:
+    levels = len(recipe.channels)
+    return UNet2DModel(
+        sample_size=side,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=recipe.channels,
+        layers_per_block=recipe.layers,
+        norm_num_groups=16,
+        attention_head_dim=32,
+        dropout=recipe.dropout,
+        down_block_types=("AttnDownBlock2D",) * levels,
+        up_block_types=("AttnUpBlock2D",) * levels,
+    )
+
+
+def noise_schedule() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00255, beta_end=0.0192, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
+    )
+
+
+@torch.no_grad()
+def encode_all(vae: AutoencoderKL, images: Tensor, device: torch.device) -> Tensor:
+    """Posterior means of uint8 `images` `(N, 3, 64, 64)`: `(N, 16, 8, 8)`, unscaled, on `device`."""
+    parts = [vae.encode(x.to(device).float() / 127.5 - 1).latent_dist.mode() for x in images.split(128)]
+    return torch.cat(parts)
+
+
+class PriorTask(Task):
+    """Args: vae: the finished autoencoder's folder (`from_pretrained` layout)."""
+
+    def __init__(self, recipe: PriorRecipe, vae: Path, batch: int, seed: int, device: torch.device):
+        self.recipe, self.batch, self.seed, self.device = recipe, batch, seed, device
+        self.vae = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32).to(device).eval().requires_grad_(False)
+        self.scheduler = noise_schedule()
+        self.alpha_bar = self.scheduler.alphas_cumprod.to(device)
+        photos, val = imagenette("train")[0], imagenette("val")[0]
+        latents = torch.cat([encode_all(self.vae, photos, device), encode_all(self.vae, photos.flip(-1), device)])
+        self.scaling_factor = float(1 / latents.std())
+        self.latents = latents * self.scaling_factor
+        self.val = encode_all(self.vae, val[::4], device) * self.scaling_factor
+        self.vae.register_to_config(scaling_factor=self.scaling_factor)
+        self.model = build(recipe, latents.shape[1], latents.shape[2])
+
+    def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        outside = ("conv_in", "conv_out", "time_embedding")
+        return muon_and_adamw(self.model, config.lr, config.weight_decay, outside)
+
+    def _noise_loss(self, model: nn.Module, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        a = self.alpha_bar[t].view(-1, 1, 1, 1)
+        return (model(a.sqrt() * z + (1 - a).sqrt() * noise, t).sample.float() - noise).square().mean()
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        z = self.latents[batch_indices(len(self.latents), self.batch, step, self.seed)]
+        t = torch.randint(0, len(self.alpha_bar), (len(z),), generator=generator).to(z.device)
+        noise = torch.randn(z.shape, generator=generator).to(z.device)
+        return self._noise_loss(self.model, z, t, noise), {}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Noise loss on validation latents, with timesteps spread evenly and noise that is always the same."""
+        generator = torch.Generator().manual_seed(1)
+        t = torch.linspace(0, len(self.alpha_bar) - 1, len(self.val)).long()[
+            torch.randperm(len(self.val), generator=generator)
+        ]
+        noise = torch.randn(self.val.shape, generator=generator)
+        parts = zip(self.val.split(128), t.to(self.device).split(128), noise.to(self.device).split(128), strict=True)
+        return {
+            "noise_loss": sum(self._noise_loss(model, *part).item() * len(part[0]) for part in parts) / len(self.val)
+        }
+
+    def samples(self, model: nn.Module) -> Tensor:
+        prior = LatentPrior(self.vae, model, self.scheduler)  # type: ignore[arg-type]
+        images = ddim_sample(prior, range(24), num_steps=25)
+        model.requires_grad_(True)
+        return grid(images.cpu(), columns=12)

