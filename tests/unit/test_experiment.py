@@ -1,0 +1,104 @@
+"""Cases are computed once, claims carry their provenance, references are what they say."""
+
+import json
+
+import pytest
+import torch
+
+from dragkit import claims, experiment
+from dragkit.attacks import DragConfig, RmleConfig
+from dragkit.claims import Claim
+from dragkit.experiment import Case
+
+
+def test_work_is_done_once_and_survives_another_process(tmp_path):
+    calls = []
+
+    def work():
+        calls.append(1)
+        return {"x": torch.arange(3.0)}
+
+    for _ in range(2):
+        assert experiment.remember(tmp_path, {"a": 1}, work)["x"].tolist() == [0, 1, 2]
+    assert len(calls) == 1
+    experiment.remember(tmp_path, {"a": 2}, work)
+    assert len(calls) == 2
+    assert not list(tmp_path.rglob(".partial-*"))
+
+
+def test_a_failed_job_publishes_nothing(tmp_path):
+    def fail():
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        experiment.remember(tmp_path, {"a": 1}, fail)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_specification_changes_with_all_that_matters():
+    case = Case(DragConfig.ci(), "block:6")
+    base = experiment.specification(case, [1, 2], 0)
+    others = [
+        experiment.specification(Case(DragConfig.ci().with_(clip=None), "block:6"), [1, 2], 0),
+        experiment.specification(Case(DragConfig.ci(), "block:7"), [1, 2], 0),
+        experiment.specification(Case(DragConfig.ci(), "block:6", defence="shuffle"), [1, 2], 0),
+        experiment.specification(Case(RmleConfig.fast(), "block:6"), [1, 2], 0),
+        experiment.specification(case, [1, 3], 0),
+        experiment.specification(case, [1, 2], 8),
+    ]
+    texts = [json.dumps(s, sort_keys=True) for s in (base, *others)]
+    assert len(set(texts)) == len(texts)
+    assert (
+        json.dumps(experiment.specification(Case(DragConfig.ci(), "block:6", n=64), [1, 2], 0), sort_keys=True)
+        == texts[0]
+    )
+
+
+def test_unknown_defence_is_refused():
+    with pytest.raises(ValueError, match="defence is 'blur'"):
+        Case(DragConfig.ci(), "block:6", defence="blur")
+
+
+def test_a_case_runs_end_to_end_on_the_embedded_models(tmp_path, monkeypatch):
+    photos = torch.rand(3, 3, 64, 64)
+    monkeypatch.setattr(experiment.data, "pick", lambda split, n, seed: (photos[:n], torch.arange(n), list(range(n))))
+    case = Case(DragConfig(num_steps=2, recurrence=2), "block:2", n=3)
+    first = experiment.run(case, tmp_path, batch=2, progress=False)
+    again = experiment.run(case, tmp_path, batch=2, progress=False)
+    assert first.images.shape == (3, 3, 64, 64) and first.nfe == 4
+    torch.testing.assert_close(first.images, again.images, rtol=0, atol=0)
+    assert first.seconds == again.seconds  # the stored measurement, not a new one
+    shuffled = experiment.run(Case(case.config, "block:2", n=3, defence="shuffle"), tmp_path, batch=2, progress=False)
+    assert (shuffled.distance - first.distance).abs().max() > 1e-4
+
+
+def test_shuffle_moves_patches_only_and_the_server_does_not_mind(vit_client):
+    with torch.no_grad():
+        h = vit_client(torch.rand(2, 3, 64, 64))
+        mixed = experiment.shuffle_tokens(h, vit_client, seed=1)
+        assert torch.equal(mixed[:, 0], h[:, 0]) and not torch.equal(mixed[:, 1:], h[:, 1:])
+        torch.testing.assert_close(mixed.sum(1), h.sum(1), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(vit_client.server(mixed), vit_client.server(h), rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def vit_client():
+    from dragkit import zoo
+
+    return zoo.load_client(at="block:4")
+
+
+def _claim(**changes):
+    fields = {"id": "a-claim", "statement": "s", "source": "here", "key": "k", "value": 1.0, "ci_low": 0.5}
+    fields |= {"ci_high": 1.5, "n": 3, "unit": "", "holds": True, "notebook": "00_quickstart"}
+    return Claim(**{**fields, **changes})
+
+
+def test_claims_are_replaced_by_id_and_sorted(tmp_path):
+    claims.write("first", "dragkit measure first", [0], [_claim(), _claim(id="b")], {"rows": {}}, tmp_path)
+    claims.write("second", "dragkit measure second", [1], [_claim(value=2.0)], {"rows": {}}, tmp_path)
+    stored = json.loads((tmp_path / "claims.json").read_text())
+    assert [(c["id"], c["value"]) for c in stored] == [("a-claim", 2.0), ("b", 1.0)]
+    assert stored[0]["provenance"]["command"] == "dragkit measure second" and stored[0]["provenance"]["seeds"] == [1]
+    assert {"commit", "date", "device"} <= stored[0]["provenance"].keys()
+    assert json.loads((tmp_path / "second.json").read_text())["rows"] == {}
