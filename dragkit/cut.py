@@ -313,7 +313,10 @@ class Cut:
                 f"{scale:.3g}). Cut after a whole block, not inside one"
             )
         if torch.equal(self.run_server(torch.zeros_like(h)), want):
-            raise ValueError(f"the output does not depend on {self.at}: the cut cannot be checked (an all-zero head?)")
+            raise ValueError(
+                f"the output does not depend on {self.at}, so the cut cannot be checked; give the model its trained head "
+                "(some libraries start it at zero), or pass check=False"
+            )
 
     def parameter_counts(self) -> tuple[int, int]:
         """Number of parameters of the client half and of the server half."""
