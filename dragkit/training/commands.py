@@ -42,7 +42,7 @@ def train_autoencoder(config: TrainConfig, recipe: autoencoder.AutoencoderRecipe
     model = fit(task, config, run_folder("autoencoder"))
     _round_to_fp16(task.model, model)
     with torch.no_grad():
-        latents = prior.encode_all(task.model, imagenette("train")[0][::8], device)
+        latents = prior.encode_all(task.model, imagenette("train")[0][::4], device)
     task.model.register_to_config(scaling_factor=float(1 / latents.std()))
     measured = measure_autoencoder(task.model, device)
     return _export(task.model, "autoencoder", f"{zoo.PRIOR}/vae", measured, config, asdict(recipe))

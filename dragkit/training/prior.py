@@ -67,10 +67,9 @@ class PriorTask(Task):
         self.alpha_bar = self.scheduler.alphas_cumprod.to(device)
         photos, val = imagenette("train")[0], imagenette("val")[0]
         latents = torch.cat([encode_all(self.vae, photos, device), encode_all(self.vae, photos.flip(-1), device)])
-        self.scaling_factor = float(1 / latents.std())
+        self.scaling_factor = float(self.vae.config.scaling_factor)
         self.latents = latents * self.scaling_factor
         self.val = encode_all(self.vae, val[::4], device) * self.scaling_factor
-        self.vae.register_to_config(scaling_factor=self.scaling_factor)
         self.model = build(recipe, latents.shape[1], latents.shape[2])
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -155,6 +155,7 @@ def test_three_commands_make_three_models_that_load_again(photos, tmp_path, monk
     loaded = LatentPrior.from_pretrained(tmp_path / "zoo" / "imagenette64")
     latents = loaded.encode(torch.rand(2, 3, 64, 64))
     assert latents.shape == (2, 16, 8, 8)
+    assert loaded.encode(commands.imagenette("train")[0] / 255).std().item() == pytest.approx(1, abs=0.1)
     card = zoo.card("vit-imagenette64")
     assert card["measured"]["top1"]["n"] == 60 and card["steps"] == 3 and card["command"].startswith("dragkit train")
     client = SplitClient.from_pretrained(zoo.verify("vit-imagenette64"), "block:1")
@@ -166,10 +167,13 @@ def test_three_commands_make_three_models_that_load_again(photos, tmp_path, monk
     zoo.verify.cache_clear()
 
 
-def test_latents_of_the_prior_task_have_unit_variance(photos, tmp_path):
-    autoencoder.build(autoencoder.AutoencoderRecipe(channels=(8, 8, 8, 8))).save_pretrained(tmp_path / "vae")
+def test_the_prior_learns_latents_in_the_scale_the_autoencoder_declares(photos, tmp_path):
+    vae = autoencoder.build(autoencoder.AutoencoderRecipe(channels=(8, 8, 8, 8)))
+    vae.register_to_config(scaling_factor=0.5)
+    vae.save_pretrained(tmp_path / "vae")
     task = prior.PriorTask(prior.PriorRecipe(channels=(32, 32), layers=1), tmp_path / "vae", 4, 0, torch.device("cpu"))
-    assert task.latents.std().item() == pytest.approx(1, abs=1e-4)
+    images = autoencoder.imagenette("train")[0]
+    torch.testing.assert_close(task.latents[:60], 0.5 * prior.encode_all(vae.eval(), images, torch.device("cpu")))
     assert len(task.latents) == 120  # every photo and its mirror image
     assert task.evaluate(task.model)["noise_loss"] == pytest.approx(1, abs=0.5)  # an untrained predictor knows nothing
 
