@@ -197,15 +197,18 @@ def ms_ssim_by_hand(x: np.ndarray, y: np.ndarray, win: int) -> float:
         if scale == 4:
             term = term * (2 * mx * my + 0.01**2) / (mx**2 + my**2 + 0.01**2)
         total *= term.mean() ** weight
+        if scale == 4:
+            return total
         x, y = ((a[::2, ::2] + a[1::2, ::2] + a[::2, 1::2] + a[1::2, 1::2]) / 4 for a in (x, y))
-    return total
+    raise AssertionError("unreachable")
 
 
-def test_ms_ssim_against_its_definition():
-    x = photos(1).double()
+@pytest.mark.parametrize(("side", "window"), [(64, 3), (112, 7), (176, 11)])
+def test_ms_ssim_against_its_definition(side, window):
+    x = photos(1, side).double()
     y = noisy(x, 0.1).double()
-    expected = np.mean([ms_ssim_by_hand(x[0, c].numpy(), y[0, c].numpy(), 3) for c in range(3)])
-    assert float(metrics.ms_ssim(x, y)) == pytest.approx(expected, abs=1e-6)
+    expected = np.mean([ms_ssim_by_hand(x[0, c].numpy(), y[0, c].numpy(), window) for c in range(3)])
+    assert float(metrics.ms_ssim(x, y)) == pytest.approx(expected, abs=1e-5)
 
 
 # --- ST-LPIPS ---------------------------------------------------------------------------------------------------------
@@ -484,6 +487,24 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
         hits += interval.low <= 1 <= interval.high
     low, high = scipy.stats.binom.ppf([0.001, 0.999], 200, 0.88)
     assert low <= hits <= high
+
+
+def test_bootstrap_interval_is_corrected_for_skew():
+    """BCa and percentile intervals differ on skewed data; ours is the former."""
+    x = np.random.default_rng(3).exponential(size=25) ** 2
+    ours = metrics.bootstrap_ci(x)
+    bca, percentile = (
+        scipy.stats.bootstrap((x,), np.mean, method=m, random_state=np.random.default_rng(9)).confidence_interval
+        for m in ("BCa", "percentile")
+    )
+    assert abs(ours.high - bca.high) < 0.25 * abs(ours.high - percentile.high)
+
+
+@pytest.mark.filterwarnings("error")
+def test_percentile_interval_where_bca_is_undefined():
+    """Neighbouring floats: leaving any one out gives the same rounded mean, so BCa's acceleration is 0 / 0."""
+    low, high = 1e16, 1e16 + 2
+    assert metrics.bootstrap_ci([low, low, high]) == (low, low, high)
 
 
 def test_bootstrap_is_reproducible_and_wider_at_a_higher_level():
