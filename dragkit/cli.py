@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +23,7 @@ app.add_typer(train_app, name="train")
 console = Console()
 
 
-class Budget(str, Enum):
+class Budget(StrEnum):
     ci = "ci"
     fast = "fast"
     paper = "paper"
@@ -137,6 +136,8 @@ def models() -> None:
 Steps = Annotated[
     int, typer.Option(help="length of the run; more than before continues it, fewer brings it to its end early")
 ]
+Minutes = Annotated[float, typer.Option(help="end the run by the clock; 0 leaves it to --steps")]
+Crop = Annotated[float, typer.Option(help="smallest random crop, as a share of the photo's area")]
 Ship = Annotated[bool, typer.Option(help="put the finished model into dragkit/zoo")]
 
 
@@ -147,7 +148,9 @@ def autoencoder(
     lr: float = 2e-3,
     perceptual_from: Annotated[int, typer.Option(help="step from which ST-LPIPS is part of the loss")] = 4_000,
     perceptual_share: float = 0.125,
-    channels: Annotated[str, typer.Option(help="width of each level")] = "16,32,64,128",
+    channels: Annotated[str, typer.Option(help="width of each level")] = "24,48,96,192",
+    crop: Crop = 1.0,
+    minutes: Minutes = 0.0,
     device: str = "auto",
     seed: int = 0,
     ship: Ship = False,
@@ -157,8 +160,12 @@ def autoencoder(
     from dragkit.training.autoencoder import AutoencoderRecipe
     from dragkit.training.loop import TrainConfig
 
-    recipe = AutoencoderRecipe(_numbers(channels), perceptual_from=perceptual_from, perceptual_share=perceptual_share)
-    config = TrainConfig(steps, batch, lr, warmup=300, ema=0.998, decay=0.35, device=device, seed=seed)
+    recipe = AutoencoderRecipe(
+        _numbers(channels), perceptual_from=perceptual_from, perceptual_share=perceptual_share, crop=crop
+    )
+    config = TrainConfig(
+        steps, batch, lr, warmup=300, ema=0.998, decay=0.35, device=device, seed=seed, minutes=minutes or None
+    )
     _done(commands.train_autoencoder(config, recipe), "autoencoder", ship)
 
 
@@ -167,8 +174,10 @@ def prior(
     steps: Steps = 60_000,
     batch: int = 64,
     lr: float = 2e-3,
-    channels: Annotated[str, typer.Option(help="width of each level")] = "96,192",
+    channels: Annotated[str, typer.Option(help="width of each level")] = "96,176",
     dropout: float = 0.0,
+    crop: Crop = 1.0,
+    minutes: Minutes = 0.0,
     device: str = "auto",
     seed: int = 0,
     ship: Ship = False,
@@ -178,8 +187,8 @@ def prior(
     from dragkit.training.loop import TrainConfig
     from dragkit.training.prior import PriorRecipe
 
-    config = TrainConfig(steps, batch, lr, ema=0.999, device=device, seed=seed)
-    _done(commands.train_prior(config, PriorRecipe(_numbers(channels), dropout=dropout)), "prior", ship)
+    config = TrainConfig(steps, batch, lr, ema=0.999, device=device, seed=seed, minutes=minutes or None)
+    _done(commands.train_prior(config, PriorRecipe(_numbers(channels), dropout=dropout, crop=crop)), "prior", ship)
 
 
 @train_app.command()
@@ -189,6 +198,9 @@ def classifier(
     lr: float = 2e-3,
     weight_decay: float = 0.02,
     width: int = 128,
+    crop: Crop = 0.35,
+    mix: float = 0.5,
+    minutes: Minutes = 0.0,
     device: str = "auto",
     seed: int = 0,
     ship: Ship = False,
@@ -198,10 +210,18 @@ def classifier(
     from dragkit.training.classifier import ClassifierRecipe
     from dragkit.training.loop import TrainConfig
 
-    config = TrainConfig(steps, batch, lr, weight_decay=weight_decay, ema=0.998, decay=0.35, device=device, seed=seed)
-    _done(
-        commands.train_classifier(replace(config, save_every=300.0), ClassifierRecipe(width=width)), "classifier", ship
+    config = TrainConfig(
+        steps,
+        batch,
+        lr,
+        weight_decay=weight_decay,
+        ema=0.998,
+        decay=0.35,
+        device=device,
+        seed=seed,
+        minutes=minutes or None,
     )
+    _done(commands.train_classifier(config, ClassifierRecipe(width=width, crop=crop, mix=mix)), "classifier", ship)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from dragkit.attacks import DragConfig, RmleConfig, drag, rmle
 from dragkit.client import SplitClient
 from dragkit.prior import LatentPrior
 from dragkit.reconstruction import Reconstruction
+from dragkit.record import provenance
 
 FORMAT = 1  # of the stored results; raise it when the code changes what a specification means
 
@@ -59,22 +60,29 @@ class Case:
 
 @dataclass
 class Result:
-    """Photos, reconstructions `(n, 3, S, S)` in [0, 1], final IR distances `(n,)`, and what they cost per photo."""
+    """Photos, reconstructions `(n, 3, S, S)` in [0, 1], final IR distances `(n,)`, what they cost per photo, and the devices."""
 
     photos: Tensor
     images: Tensor
     distance: Tensor
     seconds: float
     nfe: int
-    extra: dict[str, Any] = field(default_factory=dict)
+    made_on: list[str]
 
 
-def run(case: Case, store: Path | None = None, batch: int = 8, progress: bool = True) -> Result:
-    """Results of a case, from the store where they are there, computed and published where not."""
+def run(
+    case: Case, store: Path | None = None, batch: int = 32, progress: bool = True, device: str | None = None
+) -> Result:
+    """Results of a case, from the store where they are there, computed and published where not.
+
+    Args:
+        batch: photos attacked together. device: where to compute; `$DRAGKIT_DEVICE`, else the CPU, when None.
+    """
+    device = device or os.environ.get("DRAGKIT_DEVICE", "cpu")
     store = store or data.cache_dir() / "results"
     photos, _, indices = data.pick(case.split, case.n, seed=case.seed)
     models: list[tuple[SplitClient, LatentPrior]] = []
-    parts = []
+    parts, made_on = [], set()
     starts = range(0, case.n, batch)
     for start in tqdm(starts, desc=describe(case), disable=not progress):
         chosen = slice(start, min(start + batch, case.n))
@@ -82,18 +90,16 @@ def run(case: Case, store: Path | None = None, batch: int = 8, progress: bool = 
 
         def work(chosen: slice = chosen, start: int = start) -> dict[str, Tensor]:
             if not models:  # loaded once, and only if something is missing
-                models.append((zoo.load_client(case.client, case.at), zoo.load_prior(case.prior)))
-            return _attack(case, photos[chosen], *models[0], case.attack_seed + start)
+                models.append(
+                    (zoo.load_client(case.client, case.at, device=device), zoo.load_prior(case.prior, device=device))
+                )
+            return _attack(case, photos[chosen].to(device), *models[0], case.attack_seed + start)
 
         parts.append(remember(store, spec, work))
+        made_on.add(json.loads((place(store, spec) / "made.json").read_text())["device"])
     seconds = sum(float(p["seconds"]) for p in parts) / case.n
-    return Result(
-        photos,
-        torch.cat([p["images"] for p in parts]),
-        torch.cat([p["distance"] for p in parts]),
-        seconds,
-        int(parts[0]["nfe"]),
-    )
+    images, distance = (torch.cat([p[name] for p in parts]) for name in ("images", "distance"))
+    return Result(photos, images, distance, seconds, int(parts[0]["nfe"]), sorted(made_on))
 
 
 def describe(case: Case) -> str:
@@ -124,8 +130,8 @@ def _attack(case: Case, photos: Tensor, client: SplitClient, prior: LatentPrior,
     else:
         found = drag(h, client, prior, case.config, seeds=seed)
     return {
-        "images": found.images.float().contiguous(),
-        "distance": found.distance.float(),
+        "images": found.images.float().cpu().contiguous(),
+        "distance": found.distance.float().cpu(),
         "seconds": torch.tensor(found.seconds, dtype=torch.float64),
         "nfe": torch.tensor(found.nfe),
     }
@@ -152,16 +158,22 @@ def shuffle_tokens(h: Tensor, client: SplitClient, seed: int) -> Tensor:
 # -- the store -------------------------------------------------------------------------------------------------------
 
 
+def place(store: Path, spec: dict[str, Any]) -> Path:
+    """Folder of the result of `spec`."""
+    key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:24]
+    return store / key[:2] / key
+
+
 def remember(store: Path, spec: dict[str, Any], work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors `work()` gives for `spec`: loaded when they were published before, otherwise computed and published."""
-    key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:24]
-    folder = store / key[:2] / key
+    folder = place(store, spec)
     if not folder.exists():
         tensors = work()
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
         save_file({name: t.contiguous() for name, t in tensors.items()}, partial / "result.safetensors")
         (partial / "spec.json").write_text(json.dumps(spec, indent=1, sort_keys=True))
+        (partial / "made.json").write_text(json.dumps(provenance(), indent=1))
         try:
             os.rename(partial, folder)
         except OSError:  # another process was first: same specification, same result

@@ -77,6 +77,7 @@ def spherical_step(direction: Tensor, noise: Tensor, sigma: float, rate: float, 
         mixed = _slerp(random / norm(random).clamp_min(1e-30), -unit, rate)
     else:
         raise ValueError(f"interpolation is {interpolation!r}; it must be 'lerp' or 'slerp'")
+    mixed = torch.where(norm(mixed) > 0, mixed, random)  # nothing to turn towards
     return radius * mixed / norm(mixed).clamp_min(torch.finfo(mixed.dtype).tiny)
 
 

@@ -57,6 +57,7 @@ def _compare(
         rows[label] |= {
             "seconds_per_photo": round(r.seconds, 3),
             "nfe": r.nfe,
+            "made_on": r.made_on,
             "distance": [round(v, 5) for v in r.distance.tolist()],
         }
     shown = torch.cat([first.photos[:panel], *(m[:panel] for m in methods.values())])
@@ -142,7 +143,7 @@ def recurrence(n: int = 32, num_steps: int = 20, folder: Path | None = None) -> 
 
 def shuffle(n: int = 32, config: DragConfig | None = None, folder: Path | None = None) -> Path:
     """Block 6: the same attack on tokens in order and on tokens in random order."""
-    config = config or DragConfig(num_steps=50, recurrence=4)
+    config = config or DragConfig(num_steps=25, recurrence=2)
     cases = {"plain": Case(config, "block:6", n=n), "shuffled": Case(config, "block:6", n=n, defence="shuffle")}
     _, _, rows, _ = _compare("shuffle", cases)
     mean, low, high, n = _difference(rows, "shuffled", "plain", "ms_ssim")
@@ -203,9 +204,9 @@ def deep(n: int = 32, at: str = "block:11", iterations: int = 400, folder: Path 
 
 def models(n_samples: int = 1000, folder: Path | None = None) -> Path:
     """Quality of the embedded models on the whole validation split; kernel distance of prior samples in ViT-S features."""
-    vae, vit = (zoo.card(name)["measured"] for name in (f"{zoo.PRIOR}/vae", zoo.CLIENT))
-    made, rows = [], {"vae": vae, "classifier": vit, "unet": zoo.card(f"{zoo.PRIOR}/unet")["measured"]}
-    roundtrip = _round_trip()
+    made: list[Claim] = []
+    rows: dict[str, Any] = {}
+    roundtrip, right = _round_trip(), _classified_rightly()
     for id_, metric, target, unit in (("autoencoder-psnr", "psnr", 27.5, "dB"), ("autoencoder-ssim", "ssim", 0.89, "")):
         mean, low, high = metrics.bootstrap_ci(roundtrip[metric])
         made.append(
@@ -223,23 +224,24 @@ def models(n_samples: int = 1000, folder: Path | None = None) -> Path:
                 "02_diffusion_prior",
             )
         )
-    right, total = round(vit["top1"]["value"] * vit["top1"]["n"]), vit["top1"]["n"]
-    interval = metrics.wilson_interval(right, total)
+    total = len(right)
+    interval = metrics.wilson_interval(sum(right), total)
     made.append(
         Claim(
             "classifier-top1",
             "The embedded ViT classifies at least 75 % of the validation photos correctly",
             "dragkit",
             "top1",
-            round(right / total, 4),
-            round(interval[1], 4),
-            round(interval[2], 4),
+            round(interval.mean, 4),
+            round(interval.low, 4),
+            round(interval.high, 4),
             total,
             "",
-            right / total >= 0.75,
+            interval.mean >= 0.75,
             "01_split_inference",
         )
     )
+    _remember_in_cards(roundtrip, right)
     distances = _prior_kernel_distance(n_samples)
     rows["kernel_distance"] = distances
     before, after = distances["untrained prior"], distances["prior"]
@@ -262,6 +264,22 @@ def models(n_samples: int = 1000, folder: Path | None = None) -> Path:
         )
     )
     return claims.write("models", f"dragkit measure models --n {n_samples}", [0], made, rows, folder)
+
+
+def _remember_in_cards(roundtrip: dict[str, list[float]], right: list[bool]) -> None:
+    """Replace what the cards say of quality (measured while training, on a part of the split) by the whole split's figures."""
+    figures = {metric: {"value": sum(v) / len(v), "n": len(v)} for metric, v in roundtrip.items()}
+    zoo.update_card(f"{zoo.PRIOR}/vae", {"measured": figures})
+    zoo.update_card(zoo.CLIENT, {"measured": {"top1": {"value": sum(right) / len(right), "n": len(right)}}})
+
+
+@torch.no_grad()
+def _classified_rightly() -> list[bool]:
+    """Whether the embedded ViT, client and server together, names the class of each validation photo."""
+    client = zoo.load_client(at="block:12")
+    images, labels = data.imagenette("val")
+    parts = zip(images.split(256), labels.split(256), strict=True)
+    return [bool(ok) for x, y in parts for ok in client.server(client(x.float() / 255)).argmax(1) == y]
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,8 +43,8 @@ class SeededNoise:
 
 def image_seeds(seeds: int | Sequence[int], batch: int) -> list[int]:
     """One seed per image: a number `s` means s, s + 1, ...; a list must have `batch` entries (ValueError)."""
-    if isinstance(seeds, int):
-        return list(range(seeds, seeds + batch))
+    if isinstance(seeds, int | np.integer):
+        return list(range(int(seeds), int(seeds) + batch))
     if len(seeds) != batch:
         raise ValueError(f"seeds has {len(seeds)} entries; the batch has {batch} images")
     return list(seeds)

@@ -148,6 +148,7 @@ class LatentPrior:
         """The same prior with float64 networks, in place: for golden tests."""
         self.vae.double()
         self.unet.double()
+        self.embedding = None if self.embedding is None else self.embedding.double()
         return self
 
     def _expect(self, x: Tensor, shape: tuple[int, int, int], name: str) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dragkit.noise import NoiseSource
 
@@ -18,53 +22,83 @@ if TYPE_CHECKING:
 SAVED = ("z", "best_x0", "best_distance", "failed_at")
 
 
+def fingerprint(*parts: object) -> str:
+    """Hash of everything an attack depends on: tensors by their bytes, anything else by its `repr`."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(repr((part.dtype, tuple(part.shape))).encode())
+            digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The attack between two turns."""
+
+    tensors: dict[str, Tensor]
+    info: dict[str, str]
+
+
 class Checkpoint:
     """File of a running attack.
 
     Args:
         path: the file; None means no checkpoints.
-        describe: what the attack is; a file written for something else is refused.
+        identity: `fingerprint` of the attack; a file written for another one is refused.
         every: seconds between saves.
     """
 
-    def __init__(self, path: str | Path | None, describe: str, every: float = 60.0):
-        self._path, self._describe, self._every = Path(path) if path else None, describe, every
+    def __init__(self, path: str | Path | None, identity: str, every: float = 60.0):
+        self._path, self._identity, self._every = Path(path) if path else None, identity, every
         self._last = time.monotonic()
 
     def load(self, state: DragState, noise: NoiseSource) -> None:
         """Bring `state` and `noise` to where the file left them; nothing happens without a file.
 
         Raises:
-            ValueError: the file belongs to another attack (settings, representation, client or prior differ).
+            ValueError: the file belongs to another attack (settings, photo, mask, start, seeds, client or prior differ).
         """
         if self._path is None or not self._path.exists():
             return
         with safe_open(self._path, "pt") as f:
             info, tensors = f.metadata(), {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-        if info["describe"] != self._describe:
+        if info["identity"] != self._identity:
             raise ValueError(
-                f"{self._path} was written by another attack ({info['describe']}), this one is {self._describe}; name another file"
+                f"{self._path} was written by another attack: its settings, representations, mask, start, seeds, client "
+                "or prior differ from these; name another file, or delete it"
             )
         for name in SAVED:
             setattr(state, name, tensors[name].to(getattr(state, name)))
         state.adam.m, state.adam.v = tensors["adam.m"].to(state.z), tensors["adam.v"].to(state.z)
         state.adam.count, state.iteration = int(info["adam.count"]), int(info["iteration"])
+        state.trace, state.seconds = list(tensors["trace"]), float(info["seconds"])
         noise.load({name[6:]: t for name, t in tensors.items() if name.startswith("noise.")})
+
+    def snapshot(self, state: DragState, noise: NoiseSource) -> Snapshot | None:
+        """What `save` would write now; None without a file. Later changes of `state` do not reach into it."""
+        if self._path is None:
+            return None
+        tensors = {name: getattr(state, name) for name in SAVED}
+        tensors |= {"adam.m": state.adam.m, "adam.v": state.adam.v}
+        tensors |= {f"noise.{name}": t for name, t in noise.state().items()}
+        tensors["trace"] = torch.stack(state.trace) if state.trace else torch.zeros(0, len(state.z))
+        info = {"iteration": state.iteration, "adam.count": state.adam.count, "seconds": state.seconds}
+        return Snapshot(tensors, {"identity": self._identity, **{name: str(value) for name, value in info.items()}})
 
     def save_if_due(self, state: DragState, noise: NoiseSource) -> None:
         if self._path is not None and (time.monotonic() - self._last > self._every or state.iteration == state.total):
-            self.save(state, noise)
+            self.save(self.snapshot(state, noise))
 
-    def save(self, state: DragState, noise: NoiseSource) -> None:
+    def save(self, snapshot: Snapshot | None) -> None:
         """Write aside, then rename: an interrupted save leaves the previous file whole."""
-        if self._path is None:
+        if self._path is None or snapshot is None:
             return
-        tensors = {name: getattr(state, name).detach().cpu().contiguous() for name in SAVED}
-        tensors |= {"adam.m": state.adam.m.cpu().contiguous(), "adam.v": state.adam.v.cpu().contiguous()}
-        tensors |= {f"noise.{name}": t for name, t in noise.state().items()}
-        info = {"describe": self._describe, "iteration": str(state.iteration), "adam.count": str(state.adam.count)}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
-        save_file(tensors, partial, metadata=info)
+        tensors = {name: t.detach().cpu().contiguous() for name, t in snapshot.tensors.items()}
+        save_file(tensors, partial, metadata=snapshot.info)
         partial.replace(self._path)
         self._last = time.monotonic()

@@ -54,6 +54,11 @@ class DragConfig:
         ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(accepted)}")
+        for name in ("num_steps", "recurrence"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(f"{name} is {getattr(self, name)!r}; it must be an integer")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {self.betas}; both must be at least 0 and below 1")
         if not 1 <= self.num_steps <= 1000:
             raise ValueError(f"num_steps is {self.num_steps}; it must be between 1 and 1000")
         if self.recurrence < 1:

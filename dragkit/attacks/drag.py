@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dragkit import guidance, schedule
-from dragkit.attacks.checkpoint import Checkpoint
+from dragkit.attacks.checkpoint import Checkpoint, fingerprint
 from dragkit.attacks.config import DragConfig
 from dragkit.attacks.problem import check_ir
 from dragkit.client import SplitClient
@@ -46,11 +46,15 @@ class DragState:
     turn: int = 0
     x0_hat: Tensor | None = None
     distance: Tensor | None = None  # (B,), of x0_hat
+    trace: list[Tensor] = field(default_factory=list)  # distances of every turn so far
+    seconds: float = 0.0
 
 
 Callback = Callable[[DragState], "bool | None"]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def drag(
     h: Tensor,
     client: SplitClient,
@@ -94,29 +98,27 @@ def drag(
     problem = _Problem(client.tokens(h), client, prior, config, mask, distance)
     noise = noise or SeededNoise(image_seeds(seeds, len(h)), h.dtype, h.device)
     timesteps = schedule.ddim_timesteps(config.num_steps, len(prior.alpha_bar))
-    timesteps = timesteps[len(timesteps) - max(1, round(config.strength * len(timesteps))) :]
+    timesteps = timesteps[len(timesteps) - max(1, int(config.strength * len(timesteps))) :]
 
-    saved = Checkpoint(
-        checkpoint, describe=f"{config} {tuple(h.shape)} {float(h.double().sum()):.9g} {client.split} {prior.name}"
-    )
+    identity = fingerprint(config, client.split, prior.name, h, mask, start, *noise.state().values())
+    saved = Checkpoint(checkpoint, identity)
     state = _begin(problem, noise, timesteps, start, h.dtype)
     saved.load(state, noise)
-    trace: list[Tensor] = []
-    started, interrupted = time.perf_counter(), False
+    stopped = False
     try:
-        while state.iteration < state.total and (state.failed_at < 0).any():
+        while state.iteration < state.total and (state.failed_at < 0).any() and not stopped:
+            before = saved.snapshot(state, noise)
             index, state.turn = divmod(state.iteration, config.recurrence)
             state.t = timesteps[index]
             _turn(state, problem, noise)
-            trace.append(state.distance.cpu())  # type: ignore[union-attr]
             saved.save_if_due(state, noise)
-            if callback is not None and callback(state):
-                interrupted = state.iteration < state.total
-                break
+            stopped = callback is not None and callback(state) is True
+        if stopped:
+            saved.save(saved.snapshot(state, noise))
     except KeyboardInterrupt:
-        saved.save(state, noise)
-        interrupted = True
-    return _finish(state, problem, trace, interrupted, time.perf_counter() - started, threat)
+        saved.save(before)  # the turn that was interrupted is done again
+        stopped = True
+    return _finish(state, problem, stopped and state.iteration < state.total, threat)
 
 
 # -- one turn --------------------------------------------------------------------------------------------------------
@@ -142,6 +144,7 @@ class _Problem:
 
 def _turn(state: DragState, problem: _Problem, noise: NoiseSource) -> None:
     """One gradient, one guided step to the previous timestep and, but for the last turn, the way back. Updates `state`."""
+    started = time.perf_counter()
     config, prior = problem.config, problem.prior
     a_t = schedule.alpha_bar_at(prior.alpha_bar, state.t)
     before = schedule.previous_timestep(state.t, config.num_steps, len(prior.alpha_bar))
@@ -160,13 +163,16 @@ def _turn(state: DragState, problem: _Problem, noise: NoiseSource) -> None:
     if state.turn < config.recurrence - 1:
         z = schedule.renoise(z, noise.draw(prior.latent_shape), a_t, a_prev)
 
+    z_t = state.z
     failed |= ~torch.isfinite(z.flatten(1)).all(1) | (state.failed_at >= 0)
     state.failed_at = torch.where(failed & (state.failed_at < 0), state.iteration, state.failed_at)
     state.z = torch.where(_per_image(failed, z), state.z, z)
     better = ~failed & (d < state.best_distance)
-    state.best_x0 = torch.where(_per_image(better, z), x0_hat, state.best_x0)
+    state.best_x0 = torch.where(_per_image(better, z), x0_hat if config.tweedie else z_t, state.best_x0)
     state.best_distance = torch.where(better, d, state.best_distance)
     state.x0_hat, state.distance, state.iteration = x0_hat, d, state.iteration + 1
+    state.trace.append(d.cpu())
+    state.seconds += time.perf_counter() - started
 
 
 def _gradient(problem: _Problem, z_t: Tensor, t: int, a_t: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -221,18 +227,21 @@ def _check(
 ) -> Tensor:
     """`h` in the precision of the attack's state. Raises ValueError for whatever could not work."""
     h = check_ir(h, client)
-    if mask is not None and mask.dtype != torch.bool:
-        raise TypeError(f"mask is {mask.dtype}; it must be bool, True for tokens that arrived")
+    if mask is not None:
+        expected = tuple(client.tokens(h).shape[:2])
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask is {mask.dtype}; it must be bool, True for tokens that arrived")
+        if tuple(mask.shape) != expected:
+            raise ValueError(f"mask is {tuple(mask.shape)}; it must be {expected}, one entry per token")
     if start is None and config.strength < 1:
         raise ValueError(
             f"strength is {config.strength} but there is no start image; without one the diffusion must run whole (1.0)"
         )
     if start is not None:
         validate_images(start, "start")
-        if len(start) != len(h) or start.shape[-1] != prior.image_size:
-            raise ValueError(
-                f"start is {tuple(start.shape)}; it must be ({len(h)}, 3, {prior.image_size}, {prior.image_size})"
-            )
+        expected_start = (len(h), 3, prior.image_size, prior.image_size)
+        if tuple(start.shape) != expected_start:
+            raise ValueError(f"start is {tuple(start.shape)}; it must be {expected_start}")
     return h
 
 
@@ -257,23 +266,21 @@ def _begin(
 
 
 @torch.no_grad()
-def _finish(
-    state: DragState, problem: _Problem, trace: list[Tensor], interrupted: bool, seconds: float, threat: ThreatModel
-) -> Reconstruction:
+def _finish(state: DragState, problem: _Problem, interrupted: bool, threat: ThreatModel) -> Reconstruction:
     """Decode the last latent, or the best estimate of an interrupted run, and measure it once more."""
-    z = state.z
+    z, nfe = state.z, state.iteration
     if interrupted:
         z = torch.where(_per_image(torch.isfinite(state.best_distance), z), state.best_x0, z)
     elif problem.config.final_tweedie:
         a_0 = schedule.alpha_bar_at(problem.prior.alpha_bar, 0)
-        z = schedule.tweedie(z, problem.prior.predict_noise(z, 0), a_0)
+        z, nfe = schedule.tweedie(z, problem.prior.predict_noise(z, 0), a_0), nfe + 1
     images = problem.prior.decode(z)
     distance, _ = problem.measure(z)
     failed = [None if at < 0 else int(at) for at in state.failed_at]
     distance = torch.where(state.failed_at >= 0, torch.nan, distance)
-    recorded = {"distance": torch.stack(trace)} if trace else {}
+    recorded = {"distance": torch.stack(state.trace)} if state.trace else {}
     images = images.nan_to_num(0.5).clamp(0, 1)
-    return Reconstruction(images, distance, state.iteration, seconds, threat, failed, interrupted, recorded)
+    return Reconstruction(images, distance, nfe, state.seconds, threat, failed, interrupted, recorded)
 
 
 def _per_image(flags: Tensor, like: Tensor) -> Tensor:

@@ -16,19 +16,21 @@ from torch import Tensor, nn
 from dragkit.data import imagenette
 from dragkit.images import grid
 from dragkit.metrics import StLpips, psnr, ssim
+from dragkit.training.augment import random_crop
 from dragkit.training.loop import Task, TrainConfig, batch_indices
 from dragkit.training.muon import muon_and_adamw
 
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
-    channels: tuple[int, ...] = (16, 32, 64, 128)
+    channels: tuple[int, ...] = (24, 48, 96, 192)
     layers: int = 1
     latent_channels: int = 16
     kl: float = 2e-3  # per latent dimension, in nats
     perceptual: float = 1.0
     perceptual_share: float = 0.25  # of the photos of a batch: the metric costs twice as much as the model
     perceptual_from: int = 0  # step
+    crop: float = 1.0  # smallest area of a random crop; 1 trains on whole photos
 
 
 def build(recipe: AutoencoderRecipe) -> AutoencoderKL:
@@ -55,7 +57,8 @@ class AutoencoderTask(Task):
     def __init__(self, recipe: AutoencoderRecipe, batch: int, seed: int, device: torch.device):
         self.recipe, self.batch, self.seed, self.device = recipe, batch, seed, device
         self.model = build(recipe)
-        self.photos, self.val = imagenette("train")[0].to(device), imagenette("val")[0].to(device)
+        self.photos = imagenette("train", 64 if recipe.crop == 1 else 80)[0].to(device)  # room for crops
+        self.val = imagenette("val")[0].to(device)
         self.perceptual = StLpips().to(device) if recipe.perceptual > 0 else None
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -71,9 +74,7 @@ class AutoencoderTask(Task):
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
-        x = self.photos[index].float() / 127.5 - 1
-        flip = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
-        x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+        x = 2 * views(self.photos[index], self.recipe.crop, generator) - 1
         posterior = self.model.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(x.device)
         y = self.model.decode(posterior.mean + posterior.std * noise).sample.float()
@@ -97,6 +98,15 @@ class AutoencoderTask(Task):
     def samples(self, model: nn.Module) -> Tensor:
         x = self.val[:: len(self.val) // 12][:12].float() / 255
         return grid(torch.cat([x, reconstruct(model, x)]).cpu(), columns=12)
+
+
+def views(photos: Tensor, crop: float, generator: torch.Generator) -> Tensor:
+    """uint8 `photos` to `(B, 3, 64, 64)` in [0, 1]: flipped at random, and cropped if `crop` is below 1."""
+    x = photos.float() / 255
+    if crop < 1:
+        return random_crop(x, crop, generator, aspect=1.1)
+    flip = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
+    return torch.where(flip[:, None, None, None], x.flip(-1), x)
 
 
 @torch.no_grad()

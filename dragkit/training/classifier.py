@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from dragkit.data import CLASSES, imagenette
+from dragkit.training import augment
 from dragkit.training.loop import Task, TrainConfig, batch_indices
 from dragkit.training.muon import muon_and_adamw
 
@@ -63,9 +64,10 @@ class ClassifierTask(Task):
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
-        x = augment(self.photos[index].float() / 255, self.recipe, generator)
+        x = augment.random_crop(self.photos[index].float() / 255, self.recipe.crop, generator)
+        x = augment.colour_jitter(x, self.recipe.jitter, generator)
         target = nnf.one_hot(self.labels[index], len(CLASSES)).float()
-        x, target = mix(x, target, self.recipe.mix, generator)
+        x, target = augment.mix(x, target, self.recipe.mix, generator)
         logits = self.model(normalise(x)).logits.float()
         loss = nnf.cross_entropy(logits, target, label_smoothing=self.recipe.smoothing)
         return loss, {"train_top1": (logits.argmax(1) == target.argmax(1)).float().mean().item()}
@@ -86,49 +88,6 @@ def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     for x, y in zip(images.split(256), labels.split(256), strict=True):
         right += int((model(normalise(x.float() / 255)).logits.argmax(1) == y).sum())
     return right / len(images)
-
-
-def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(n, generator=generator) * (high - low) + low
-
-
-def augment(x: Tensor, recipe: ClassifierRecipe, generator: torch.Generator, size: int = 64) -> Tensor:
-    """Random resized crop, flip and colour jitter, one draw per photo, as one resampling of the batch."""
-    n = len(x)
-    area = _uniform(n, recipe.crop, 1.0, generator)
-    aspect = torch.exp(_uniform(n, -0.288, 0.288, generator))  # 3/4 to 4/3
-    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    sign = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = width * sign, height
-    theta[:, 0, 2] = _uniform(n, -1, 1, generator) * (1 - width)
-    theta[:, 1, 2] = _uniform(n, -1, 1, generator) * (1 - height)
-    where = nnf.affine_grid(theta, [n, 3, size, size], align_corners=False).to(x.device)
-    x = nnf.grid_sample(x, where, padding_mode="reflection", align_corners=False)
-    bright, contrast, colour = (
-        _uniform(n, 1 - recipe.jitter, 1 + recipe.jitter, generator).view(n, 1, 1, 1).to(x.device) for _ in range(3)
-    )
-    x = x * bright
-    x = (x - x.mean((1, 2, 3), keepdim=True)) * contrast + x.mean((1, 2, 3), keepdim=True)
-    grey = x.mean(1, keepdim=True)
-    return ((x - grey) * colour + grey).clamp(0, 1)
-
-
-def mix(x: Tensor, target: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """CutMix (arXiv 1905.04899) or mixup (arXiv 1710.09412) of the batch with itself in reverse, for `share` of the batches."""
-    draw, lam = torch.rand(1, generator=generator).item(), torch.rand(1, generator=generator).item()
-    if draw >= share:
-        return x, target
-    if draw < share / 2:
-        lam = 0.5 + lam / 2
-        return lam * x + (1 - lam) * x.flip(0), lam * target + (1 - lam) * target.flip(0)
-    size = x.shape[-1]
-    side = round(size * (1 - lam) ** 0.5)
-    top, left = (int(torch.randint(0, size - side + 1, (1,), generator=generator)) for _ in range(2))
-    x = x.clone()
-    x[:, :, top : top + side, left : left + side] = x.flip(0)[:, :, top : top + side, left : left + side]
-    lam = 1 - (side / size) ** 2
-    return x, lam * target + (1 - lam) * target.flip(0)
 
 
 def image_processor() -> ViTImageProcessor:

@@ -41,19 +41,29 @@ class TrainConfig:
     ema: float = 0.999
     seed: int = 0
     device: str = "auto"
-    save_every: float = 120.0  # seconds
+    save_every: float = 300.0  # seconds
+    minutes: float | None = (
+        None  # end (and decay) by the clock instead of by `steps`; such a run cannot be repeated exactly
+    )
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.minutes is not None and self.minutes <= 0:
+            raise ValueError(f"minutes is {self.minutes}; it must be positive")
         if not 0 < self.decay <= 1:
             raise ValueError(f"decay is {self.decay}; it is the fraction of the steps, in (0, 1]")
 
-    def lr_factor(self, step: int) -> float:
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the run that is done, 0 to 1."""
+        return min(
+            1.0, step / self.steps if self.minutes is None else max(seconds / 60 / self.minutes, step / self.steps)
+        )
+
+    def lr_factor(self, step: int, progress: float) -> float:
         """Multiple of `lr` at `step`."""
-        left = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return max(0.0, min(1.0, (step + 1) / max(1, self.warmup), left))
+        return max(0.0, min(1.0, (step + 1) / max(1, self.warmup), (1 - progress) / self.decay))
 
 
 class Task(ABC):
@@ -95,7 +105,7 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(native))
 
 
-def fit(task: Task, config: TrainConfig, folder: Path, *, progress: bool = True) -> nn.Module:
+def fit(task: Task, config: TrainConfig, folder: Path, *, show: bool = True) -> nn.Module:
     """Train `task` in `folder`, going on from its checkpoint when there is one. Returns the averaged model.
 
     Ctrl-C saves a checkpoint before it stops the run; the same command continues it.
@@ -113,13 +123,18 @@ def fit(task: Task, config: TrainConfig, folder: Path, *, progress: bool = True)
     (folder / "config.json").write_text(json.dumps(asdict(config), indent=1) + "\n")
 
     window: dict[str, list[float]] = {}
-    started = saved = time.monotonic()
-    bar = tqdm(total=config.steps, initial=step, disable=not progress, mininterval=10, desc=folder.name)
+    first, started = step, time.monotonic()
+    saved = started
+
+    def save() -> None:
+        _save(folder, task.model, average, optimizers, step, spent + time.monotonic() - started, rows)
+
+    bar = tqdm(total=config.steps, initial=step, disable=not show, mininterval=10, desc=folder.name)
     try:
-        while step < config.steps:
+        while (progress := config.progress(step, spent + time.monotonic() - started)) < 1:
             for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
                 for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-                    group["lr"] = lr * config.lr_factor(step)
+                    group["lr"] = lr * config.lr_factor(step, progress)
             generator = torch.Generator().manual_seed(config.seed * 7_368_787 + step)
             with autocast(device):
                 loss, logged = task.loss(step, generator)
@@ -137,18 +152,21 @@ def fit(task: Task, config: TrainConfig, folder: Path, *, progress: bool = True)
             bar.update()
             for name, value in {"loss": loss.item(), "grad_norm": norm.item(), **logged}.items():
                 window.setdefault(name, []).append(value)
-            if step % 100 == 0 or step == config.steps:
+            if step % 100 == 0:
                 means = {name: sum(values) / len(values) for name, values in window.items()}
                 rows.append({"step": step, "seconds": round(spent + time.monotonic() - started, 1), **means})
                 bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
                 window.clear()
-            if time.monotonic() - saved > config.save_every or step == config.steps:
-                _save(folder, task.model, average, optimizers, step, spent + time.monotonic() - started, rows)
+            if time.monotonic() - saved > config.save_every:
+                save()
                 _report(folder, task, average.module, rows, step)
                 task.model.train()
                 saved = time.monotonic()
+        if step > first:
+            save()
+            _report(folder, task, average.module, rows, step)
     except KeyboardInterrupt:
-        _save(folder, task.model, average, optimizers, step, spent + time.monotonic() - started, rows)
+        save()
         raise
     finally:
         bar.close()

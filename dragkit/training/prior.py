@@ -17,15 +17,17 @@ from dragkit.data import imagenette
 from dragkit.images import grid
 from dragkit.prior import LatentPrior
 from dragkit.sampling import ddim_sample
+from dragkit.training.autoencoder import views
 from dragkit.training.loop import Task, TrainConfig, batch_indices
 from dragkit.training.muon import muon_and_adamw
 
 
 @dataclass(frozen=True)
 class PriorRecipe:
-    channels: tuple[int, ...] = (96, 192)
+    channels: tuple[int, ...] = (96, 176)
     layers: int = 2
     dropout: float = 0.0
+    crop: float = 1.0  # smallest area of a random crop; 1 trains on whole photos, encoded once and for all
 
 
 def build(recipe: PriorRecipe, latent_channels: int = 16, side: int = 8) -> UNet2DModel:
@@ -37,7 +39,7 @@ def build(recipe: PriorRecipe, latent_channels: int = 16, side: int = 8) -> UNet
         block_out_channels=recipe.channels,
         layers_per_block=recipe.layers,
         norm_num_groups=16,
-        attention_head_dim=32,
+        attention_head_dim=16,
         dropout=recipe.dropout,
         down_block_types=("AttnDownBlock2D",) * levels,
         up_block_types=("AttnUpBlock2D",) * levels,
@@ -65,12 +67,23 @@ class PriorTask(Task):
         self.vae = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32).to(device).eval().requires_grad_(False)
         self.scheduler = noise_schedule()
         self.alpha_bar = self.scheduler.alphas_cumprod.to(device)
-        photos, val = imagenette("train")[0], imagenette("val")[0]
-        latents = torch.cat([encode_all(self.vae, photos, device), encode_all(self.vae, photos.flip(-1), device)])
         self.scaling_factor = float(self.vae.config.scaling_factor)
-        self.latents = latents * self.scaling_factor
-        self.val = encode_all(self.vae, val[::4], device) * self.scaling_factor
-        self.model = build(recipe, latents.shape[1], latents.shape[2])
+        self.val = encode_all(self.vae, imagenette("val")[0][::4], device) * self.scaling_factor
+        self.photos, self.latents = imagenette("train", 80)[0].to(device), torch.empty(0)
+        if recipe.crop == 1:
+            photos = imagenette("train")[0]
+            both = [encode_all(self.vae, x, device) for x in (photos, photos.flip(-1))]
+            self.latents = torch.cat(both) * self.scaling_factor
+        self.model = build(recipe, self.val.shape[1], self.val.shape[2])
+
+    def _batch(self, step: int, generator: torch.Generator) -> Tensor:
+        """Clean latents of the batch of `step`, scaled."""
+        if self.recipe.crop == 1:
+            return self.latents[batch_indices(len(self.latents), self.batch, step, self.seed)]
+        chosen = self.photos[batch_indices(len(self.photos), self.batch, step, self.seed)]
+        with torch.no_grad():
+            x = views(chosen, self.recipe.crop, generator)
+            return self.vae.encode(2 * x - 1).latent_dist.mode().float() * self.scaling_factor
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
         outside = ("conv_in", "conv_out", "time_embedding")
@@ -81,7 +94,7 @@ class PriorTask(Task):
         return (model(a.sqrt() * z + (1 - a).sqrt() * noise, t).sample.float() - noise).square().mean()
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        z = self.latents[batch_indices(len(self.latents), self.batch, step, self.seed)]
+        z = self._batch(step, generator)
         t = torch.randint(0, len(self.alpha_bar), (len(z),), generator=generator).to(z.device)
         noise = torch.randn(z.shape, generator=generator).to(z.device)
         return self._noise_loss(self.model, z, t, noise), {}

@@ -40,6 +40,12 @@ def card(name: str) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def update_card(name: str, changes: dict[str, Any]) -> None:
+    """Change fields of a card on disk."""
+    known = card(name)
+    (FOLDER / name / "card.json").write_text(json.dumps({**known, **changes}, indent=1) + "\n")
+
+
 @lru_cache(maxsize=16)
 def verify(name: str) -> Path:
     """Folder of a model whose files are what its card says.

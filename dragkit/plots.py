@@ -1,0 +1,316 @@
+"""The book's figures: rows of photos, curves, intervals and maps, all in one style that a phone can show.
+
+Every function returns a `matplotlib.figure.Figure` that nothing else holds: a notebook shows it once, as the last expression
+of a cell. Photos are drawn on whole multiples of their pixels and never smoothed: their pixels are the evidence.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dragkit.images import validate_images
+
+DPI = 130
+WIDTH = 754  # pixels: a column of the book; a phone halves it, so the fonts are large
+FONT, SMALL = 11.0, 9.5  # points, at WIDTH
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#7b5ea7",
+    "#6b6b6b",
+)  # Okabe and Ito, the yellow left out: it fades on white
+DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v")
+STYLE: dict[Any, Any] = {  # the stubs want every key as a literal
+    "figure.facecolor": "white",
+    "font.size": FONT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "lines.linewidth": 2.0,
+    "legend.frameon": False,
+}
+
+Line = Sequence[float] | np.ndarray | Tensor
+Interval = tuple[float, float, float]
+
+
+# -- photos ----------------------------------------------------------------------------------------------------------
+
+
+def image_rows(
+    rows: Mapping[str, Tensor],
+    columns: Sequence[str] = (),
+    captions: Mapping[str, Sequence[str]] | None = None,
+) -> Figure:
+    """Photos in labelled rows: one row per method, one column per photo.
+
+    Args:
+        rows: label -> images `(n, 3, H, W)`, one size for all; values outside [0, 1] are clamped. "" is no label.
+        columns: a heading for every column, or none.
+        captions: label of a row -> a short text under each of its photos.
+
+    Raises:
+        ValueError: no rows, sizes that differ, more headings or captions than photos, not images.
+    """
+    pixels = {label: to_pixels(images, f"rows[{label!r}]") for label, images in rows.items()}
+    if not pixels:
+        raise ValueError("rows is empty; give at least one row of images")
+    captions = captions or {}
+    shapes = {images.shape[1:3] for images in pixels.values()}
+    count = max(len(images) for images in pixels.values())
+    if len(shapes) > 1:
+        raise ValueError(f"rows has images of several sizes, {sorted(shapes)}; resize them to one")
+    if len(columns) not in (0, count):
+        raise ValueError(f"columns has {len(columns)} headings; the longest row has {count} images")
+    for label, texts in captions.items():
+        if label not in pixels or len(texts) != len(pixels[label]):
+            raise ValueError(f"captions[{label!r}] has {len(texts)} texts; rows has {list(pixels)}")
+    side_y, side_x = shapes.pop()
+    sheet = _Sheet(count, side_y, side_x, any(pixels), bool(columns), sum(map(bool, captions.values())), len(pixels))
+    top = sheet.head
+    for label, images in pixels.items():
+        sheet.text(0, top + sheet.panel_y / 2, _wrapped(label), ha="left", va="center")
+        for i, image in enumerate(images):
+            sheet.photo(i, top, image)
+            if label in captions:
+                sheet.text(sheet.middle(i), top + sheet.panel_y + 4, captions[label][i], va="top", small=True)
+        top += sheet.panel_y + sheet.gap + (sheet.line if label in captions else 0)
+    for i, heading in enumerate(columns):
+        sheet.text(sheet.middle(i), sheet.head - 6, heading, va="bottom", small=count > 3)
+    return sheet.figure
+
+
+def image_grid(images: Tensor, columns: int = 4, labels: Sequence[str] = ()) -> Figure:
+    """Photos `(B, 3, H, W)` in rows of `columns`, each with its label underneath.
+
+    Raises:
+        ValueError: not images, no columns, or labels for some of the images only.
+    """
+    pixels = to_pixels(images, "images")
+    if columns < 1:
+        raise ValueError(f"columns is {columns}; it must be at least 1")
+    if len(labels) not in (0, len(pixels)):
+        raise ValueError(f"labels has {len(labels)} texts; there are {len(pixels)} images")
+    columns = min(columns, len(pixels))
+    count = -(-len(pixels) // columns)
+    height, width = pixels.shape[1:3]
+    sheet = _Sheet(columns, height, width, False, False, count if labels else 0, count)
+    step = sheet.panel_y + sheet.gap + (sheet.line if labels else 0)
+    for i, image in enumerate(pixels):
+        row, column = divmod(i, columns)
+        sheet.photo(column, row * step, image)
+        if labels:
+            sheet.text(sheet.middle(column), row * step + sheet.panel_y + 4, labels[i], va="top", small=True)
+    return sheet.figure
+
+
+class _Sheet:
+    """A page measured in pixels, y downwards, on which photos sit on whole pixels."""
+
+    def __init__(
+        self, columns: int, height: int, width: int, labelled: bool, headed: bool, captioned: int, rows: int
+    ) -> None:
+        gutter = 0.2 if labelled else 0.0
+        zoom = max(2, math.ceil(WIDTH * (1 - gutter) / columns / width - 0.2))
+        zoom = min(zoom, max(2, round(256 / width)))
+        self.panel_x, self.panel_y = width * zoom, height * zoom
+        self.gap = max(6, self.panel_x // 24)
+        photos = columns * (self.panel_x + self.gap) - self.gap
+        total = max(WIDTH, round(photos / (1 - gutter)))
+        self.scale = total / WIDTH
+        self.line = round(24 * self.scale)
+        self.head = round(28 * self.scale) if headed else 0
+        self.left = total - photos if labelled else (total - photos) // 2
+        down = self.head + rows * (self.panel_y + self.gap) + captioned * self.line
+        self.size = (total, down)
+        with plt.rc_context(STYLE):
+            self.figure = _figure(total, down)
+
+    def middle(self, column: int) -> float:
+        return self.left + column * (self.panel_x + self.gap) + self.panel_x / 2
+
+    def photo(self, column: int, top: float, image: np.ndarray) -> None:
+        total, down = self.size
+        x, y = self.left + column * (self.panel_x + self.gap), down - top - self.panel_y
+        axes = self.figure.add_axes((x / total, y / down, self.panel_x / total, self.panel_y / down))
+        axes.imshow(image, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+
+    def text(
+        self, x: float, y: float, text: str, *, ha: str = "center", va: str = "center", small: bool = False
+    ) -> None:
+        total, down = self.size
+        size = (SMALL if small else FONT) * self.scale
+        self.figure.text(x / total, 1 - y / down, text, fontsize=size, ha=ha, va=va, color="#222222")
+
+
+def _wrapped(label: str) -> str:
+    """The label in lines short enough for the gutter."""
+    return textwrap.fill(label, 10, break_long_words=False)
+
+
+def to_pixels(images: Tensor, name: str) -> np.ndarray:
+    """Images `(B, 3, H, W)`, clamped to [0, 1], as uint8 `(B, H, W, 3)`. Raises what `validate_images` raises."""
+    clamped = images.detach().float().cpu().clamp(0, 1) if isinstance(images, Tensor) else images
+    validate_images(clamped, name)
+    return (clamped * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def curves(
+    lines: Mapping[str, Line],
+    x: Line | None = None,
+    *,
+    xlabel: str,
+    ylabel: str,
+    bands: Mapping[str, tuple[Line, Line]] | None = None,
+    levels: Mapping[str, float] | None = None,
+    log: bool = False,
+    points: bool = False,
+) -> Figure:
+    """Curves over one x axis, told apart by colour and dash, with the legend above them.
+
+    Args:
+        lines: label -> values. x: their common positions; 0, 1, 2, ... when None.
+        bands: label of a line -> its (low, high), drawn as a shade.
+        levels: label -> height of a thin horizontal line, such as a floor or a ceiling.
+        log: logarithmic y axis. points: mark the measured points.
+
+    Raises:
+        ValueError: no lines, lengths that differ, a band without a line.
+    """
+    values = {label: _numbers(line) for label, line in lines.items()}
+    if not values:
+        raise ValueError("lines is empty; give at least one curve")
+    bands, levels = bands or {}, levels or {}
+    across = _numbers(x) if x is not None else np.arange(len(next(iter(values.values()))))
+    for label, line in values.items():
+        if len(line) != len(across):
+            raise ValueError(f"lines[{label!r}] has {len(line)} values; x has {len(across)}")
+    if not set(bands) <= set(values):
+        raise ValueError(f"bands has {sorted(set(bands) - set(values))}; lines has {list(values)}")
+    with plt.rc_context(STYLE):
+        figure = _figure(WIDTH, 430)
+        axes = figure.add_subplot()
+        for i, (label, line) in enumerate(values.items()):
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)] if points else None
+            axes.plot(across, line, color=colour, linestyle=DASHES[i % len(DASHES)], marker=marker, label=label)
+            if label in bands:
+                low, high = map(_numbers, bands[label])
+                axes.fill_between(across, low, high, color=colour, alpha=0.18, linewidth=0)
+        if log:
+            axes.set_yscale("log")
+        _levels(axes, levels)
+        _finish(figure, axes, xlabel, ylabel, legend=len(values) > 1)
+    return figure
+
+
+def _levels(axes: Axes, levels: Mapping[str, float]) -> None:
+    for label, height in levels.items():
+        axes.axhline(height, color="#6b6b6b", linewidth=1.2, linestyle=(0, (4, 3)))
+        place: dict[str, Any] = {
+            "xy": (1, height),
+            "xycoords": ("axes fraction", "data"),
+            "textcoords": "offset points",
+        }
+        axes.annotate(label, **place, xytext=(-2, 3), ha="right", va="bottom", fontsize=SMALL, color="#444444")
+
+
+def intervals(values: Mapping[str, Interval | float], xlabel: str, *, log: bool = False) -> Figure:
+    """One line per label: a dot at the value and a bar over its interval.
+
+    Args:
+        values: label -> (value, low, high), or a number alone where there is no interval.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    if not values:
+        raise ValueError("values is empty; give at least one")
+    with plt.rc_context(STYLE):
+        figure = _figure(WIDTH, 110 + 46 * len(values))
+        axes = figure.add_subplot()
+        for i, value in enumerate(values.values()):
+            middle, low, high = value if isinstance(value, tuple) else (value, value, value)
+            axes.plot([low, high], [i, i], color=COLOURS[0], linewidth=3, solid_capstyle="butt")
+            axes.plot(middle, i, "o", color=COLOURS[0], markersize=8)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set_ylim(len(values) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        if log:
+            axes.set_xscale("log")
+        _finish(figure, axes, xlabel, "", legend=False)
+    return figure
+
+
+def heat_maps(maps: Mapping[str, Tensor], label: str, *, columns: int = 4, vmax: float | None = None) -> Figure:
+    """Maps `(h, w)` side by side on one colour scale that begins at 0 or, if there are negative values, is symmetric.
+
+    Args:
+        maps: title -> map; a title may have several lines. label: what the colour means.
+        vmax: end of the scale; the largest absolute value when None.
+
+    Raises:
+        ValueError: no maps, or not two axes.
+    """
+    arrays = {title: values.detach().float().cpu().numpy() for title, values in maps.items()}
+    if not arrays or any(a.ndim != 2 for a in arrays.values()):
+        raise ValueError(f"maps must hold tensors (h, w), got {[tuple(m.shape) for m in maps.values()]}")
+    top = vmax if vmax is not None else max(float(np.abs(a).max()) for a in arrays.values()) or 1.0
+    signed = min(float(a.min()) for a in arrays.values()) < 0
+    scale: dict[str, Any] = {"cmap": "RdBu_r" if signed else "viridis", "vmin": -top if signed else 0.0, "vmax": top}
+    columns = min(columns, len(arrays))
+    rows = -(-len(arrays) // columns)
+    lines = 1 + max(title.count("\n") for title in arrays)
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure = _figure(WIDTH, 20 + rows * (WIDTH * 0.8 / columns + 24 * lines))
+        figure.set_layout_engine("constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, (title, values) in zip(grid.flat, arrays.items(), strict=False):
+            drawn = axes.imshow(values, interpolation="nearest", **scale)
+            axes.set_title(title, fontsize=SMALL if columns > 2 else FONT)
+        bar = figure.colorbar(drawn, ax=grid, fraction=0.04, shrink=0.9, pad=0.02)
+        bar.set_label(label, fontsize=SMALL)
+        bar.ax.tick_params(labelsize=SMALL)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of so many pixels that pyplot does not keep: a cell shows it once, as its value."""
+    figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="none")
+    plt.close(figure)
+    return figure
+
+
+def _finish(figure: Figure, axes: Axes, xlabel: str, ylabel: str, legend: bool) -> None:
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    if legend:
+        labels = axes.get_legend_handles_labels()[1]
+        columns = len(labels) if sum(map(len, labels)) <= 42 and len(labels) <= 3 else 2
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, fontsize=SMALL + 0.5)
+    figure.set_layout_engine("constrained")
+
+
+def _numbers(values: Line) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
