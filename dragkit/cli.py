@@ -95,7 +95,9 @@ def reconstruct(
 
         found = drag(h, split, known, config, seeds=seed, callback=show)
     console.print(found, highlight=False)
-    save_image(grid(torch.cat([x, found.images, ceiling]).cpu(), columns=3), out)
+    enlarged = max(1, 256 // known.image_size)  # small photos are hard to see: every pixel becomes a square
+    shown = torch.cat([x, found.images, ceiling]).cpu().repeat_interleave(enlarged, 2).repeat_interleave(enlarged, 3)
+    save_image(grid(shown, columns=3), out)
     rows = Table("", "MS-SSIM (higher is closer)", "PSNR (dB)", "ST-LPIPS (lower is closer)")
     for name, images in (("reconstruction", found.images), ("decoder ceiling", ceiling)):
         values = [metric(images, x).item() for metric in (metrics.ms_ssim, metrics.psnr, metrics.st_lpips)]
