@@ -263,7 +263,7 @@ def models(n_samples: int = 1000, folder: Path | None = None) -> Path:
             "02_diffusion_prior",
         )
     )
-    return claims.write("models", f"dragkit measure models --n {n_samples}", [0], made, rows, folder)
+    return claims.write("models", f"dragkit measure models --n {n_samples}", [0], made, {"rows": rows}, folder)
 
 
 def _remember_in_cards(roundtrip: dict[str, list[float]], right: list[bool]) -> None:
