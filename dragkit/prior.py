@@ -8,7 +8,6 @@ hub name: unconditional (`AutoencoderKL` + `UNet2DModel` + `DDIMScheduler`, the 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Protocol
 
@@ -227,19 +226,3 @@ def _empty_prompt(where: str, dtype: torch.dtype, variant: str | None) -> Tensor
     )
     ids = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
     return encoder.eval()(ids).last_hidden_state
-
-
-def save_prior(
-    folder: Path, vae: AutoencoderKL, unet: UNet2DModel, scheduler: DDIMScheduler, dtype: torch.dtype
-) -> None:
-    """Write an unconditional prior in the layout `LatentPrior.from_pretrained` reads, weights as `dtype` safetensors."""
-    vae.to(dtype).save_pretrained(folder / "vae", safe_serialization=True)
-    unet.to(dtype).save_pretrained(folder / "unet", safe_serialization=True)
-    scheduler.save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "LatentPrior",
-        "vae": ["diffusers", "AutoencoderKL"],
-        "unet": ["diffusers", "UNet2DModel"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")

@@ -104,7 +104,7 @@ def drag(
     saved = Checkpoint(checkpoint, identity)
     state = _begin(problem, noise, timesteps, start, h.dtype)
     saved.load(state, noise)
-    stopped = False
+    before, stopped = saved.snapshot(state, noise), False
     try:
         while state.iteration < state.total and (state.failed_at < 0).any() and not stopped:
             before = saved.snapshot(state, noise)

@@ -1,6 +1,7 @@
 """One training loop for every embedded model: resumable, deterministic, with an exponential moving average.
 
-A run is a folder: `checkpoint/` (everything that resuming needs, safetensors + JSON), `log.csv`, `curve.png`, `samples-*.png`.
+A run is a folder: `checkpoint/` (everything that resuming needs, safetensors + JSON), `log.csv`, `evaluations.csv`,
+`curve.png`, `samples.png`.
 The batch and every random draw of step `s` depend on `(seed, s)` alone, so an interrupted run goes on exactly as if it had
 not been. The learning rate is warm-up, constant, linear decay ("WSD", https://arxiv.org/abs/2404.06395): a run can be
 continued with more steps, or brought to its end early with fewer, from the same checkpoint.
@@ -42,9 +43,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     save_every: float = 300.0  # seconds
-    minutes: float | None = (
-        None  # end (and decay) by the clock instead of by `steps`; such a run cannot be repeated exactly
-    )
+    # End, and decay, by the clock instead of by `steps`; such a run cannot be repeated exactly.
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch"):
