@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+Distance = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+"""`(tokens of an image, tokens that arrived, mask)` to one value per image, `(B,)`."""
 
 
 def cosine_distance(h_hat: Tensor, h: Tensor, mask: Tensor | None = None) -> Tensor:

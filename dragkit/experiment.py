@@ -126,7 +126,7 @@ def _attack(case: Case, photos: Tensor, client: SplitClient, prior: LatentPrior,
     if case.defence == "shuffle":
         h = shuffle_tokens(h, client, seed)
     if isinstance(case.config, RmleConfig):
-        found: Reconstruction = rmle(h, client, case.config)
+        found: Reconstruction = rmle(h, client, None, case.config)
     else:
         found = drag(h, client, prior, case.config, seeds=seed)
     return {

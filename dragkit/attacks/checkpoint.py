@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
@@ -16,10 +16,21 @@ from torch import Tensor
 
 from dragkit.noise import NoiseSource
 
-if TYPE_CHECKING:
-    from dragkit.attacks.drag import DragState
 
-SAVED = ("z", "best_x0", "best_distance", "failed_at")
+class AttackState(Protocol):
+    """What an attack knows between two turns."""
+
+    iteration: int
+    total: int
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that going on needs, by name."""
+
+    def numbers(self) -> dict[str, float]:
+        """All numbers that going on needs, by name."""
+
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
+        """Become the state that gave these."""
 
 
 def fingerprint(*parts: object) -> str:
@@ -55,7 +66,7 @@ class Checkpoint:
         self._path, self._identity, self._every = Path(path) if path else None, identity, every
         self._last = time.monotonic()
 
-    def load(self, state: DragState, noise: NoiseSource) -> None:
+    def load(self, state: AttackState, noise: NoiseSource) -> None:
         """Bring `state` and `noise` to where the file left them; nothing happens without a file.
 
         Raises:
@@ -65,30 +76,22 @@ class Checkpoint:
             return
         with safe_open(self._path, "pt") as f:
             info, tensors = f.metadata(), {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-        if info["identity"] != self._identity:
+        if info.pop("identity") != self._identity:
             raise ValueError(
                 f"{self._path} was written by another attack: its settings, representations, mask, start, seeds, client "
                 "or prior differ from these; name another file, or delete it"
             )
-        for name in SAVED:
-            setattr(state, name, tensors[name].to(getattr(state, name)))
-        state.adam.m, state.adam.v = tensors["adam.m"].to(state.z), tensors["adam.v"].to(state.z)
-        state.adam.count, state.iteration = int(info["adam.count"]), int(info["iteration"])
-        state.trace, state.seconds = list(tensors["trace"]), float(info["seconds"])
+        state.restore(tensors, {name: float(value) for name, value in info.items()})
         noise.load({name[6:]: t for name, t in tensors.items() if name.startswith("noise.")})
 
-    def snapshot(self, state: DragState, noise: NoiseSource) -> Snapshot | None:
+    def snapshot(self, state: AttackState, noise: NoiseSource) -> Snapshot | None:
         """What `save` would write now; None without a file. Later changes of `state` do not reach into it."""
         if self._path is None:
             return None
-        tensors = {name: getattr(state, name) for name in SAVED}
-        tensors |= {"adam.m": state.adam.m, "adam.v": state.adam.v}
-        tensors |= {f"noise.{name}": t for name, t in noise.state().items()}
-        tensors["trace"] = torch.stack(state.trace) if state.trace else torch.zeros(0, len(state.z))
-        info = {"iteration": state.iteration, "adam.count": state.adam.count, "seconds": state.seconds}
-        return Snapshot(tensors, {"identity": self._identity, **{name: str(value) for name, value in info.items()}})
+        tensors = state.tensors() | {f"noise.{name}": t for name, t in noise.state().items()}
+        return Snapshot(tensors, {"identity": self._identity, **{n: repr(v) for n, v in state.numbers().items()}})
 
-    def save_if_due(self, state: DragState, noise: NoiseSource) -> None:
+    def save_if_due(self, state: AttackState, noise: NoiseSource) -> None:
         if self._path is not None and (time.monotonic() - self._last > self._every or state.iteration == state.total):
             self.save(self.snapshot(state, noise))
 

@@ -20,7 +20,7 @@ from dragkit.attacks.checkpoint import Checkpoint, fingerprint
 from dragkit.attacks.config import DragConfig
 from dragkit.attacks.problem import check_ir
 from dragkit.client import SplitClient
-from dragkit.distance import cosine_distance
+from dragkit.distance import Distance, cosine_distance
 from dragkit.images import validate_images
 from dragkit.noise import NoiseSource, SeededNoise, image_seeds
 from dragkit.prior import Prior
@@ -28,7 +28,7 @@ from dragkit.reconstruction import Reconstruction
 from dragkit.threat import ThreatModel
 
 NEEDS = ThreatModel(weights=True)
-Distance = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+SAVED = ("z", "best_x0", "best_distance", "failed_at")  # tensors of a state that a checkpoint keeps, beside Adam's
 
 
 @dataclass
@@ -48,6 +48,21 @@ class DragState:
     distance: Tensor | None = None  # (B,), of x0_hat
     trace: list[Tensor] = field(default_factory=list)  # distances of every turn so far
     seconds: float = 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        kept = {name: getattr(self, name) for name in SAVED}
+        trace = torch.stack(self.trace) if self.trace else torch.zeros(0, len(self.z))
+        return kept | {"adam.m": self.adam.m, "adam.v": self.adam.v, "trace": trace}
+
+    def numbers(self) -> dict[str, float]:
+        return {"iteration": self.iteration, "adam.count": self.adam.count, "seconds": self.seconds}
+
+    def restore(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
+        for name in SAVED:
+            setattr(self, name, tensors[name].to(getattr(self, name)))
+        self.adam.m, self.adam.v = tensors["adam.m"].to(self.z), tensors["adam.v"].to(self.z)
+        self.adam.count, self.iteration = int(numbers["adam.count"]), int(numbers["iteration"])
+        self.trace, self.seconds = list(tensors["trace"]), numbers["seconds"]
 
 
 Callback = Callable[[DragState], "bool | None"]

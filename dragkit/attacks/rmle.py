@@ -6,16 +6,19 @@ across patch borders, GradViT, arXiv 2203.11894), gradient norm clipped to 1, 20
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dragkit import guidance
+from dragkit.attacks.checkpoint import fingerprint
+from dragkit.attacks.descent import Callback, Pace, Parameters, Target, descend, finish
 from dragkit.attacks.problem import check_ir
 from dragkit.client import SplitClient
-from dragkit.distance import cosine_distance
+from dragkit.distance import Distance, cosine_distance
+from dragkit.noise import SeededNoise, image_seeds
 from dragkit.reconstruction import Reconstruction
 from dragkit.threat import ThreatModel
 
@@ -47,6 +50,10 @@ class RmleConfig:
     def fast(cls) -> RmleConfig:
         return cls(iterations=400)
 
+    def with_(self, **changes: object) -> RmleConfig:
+        """A copy with some fields changed (checked like the constructor's)."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
 
 def total_variation(x: Tensor) -> Tensor:
     """Mean squared difference of neighbouring pixels, `(B,)`, for images `(B, C, H, W)`."""
@@ -67,15 +74,27 @@ def patch_prior(x: Tensor, patch: int) -> Tensor:
 
 
 def rmle(
-    h: Tensor, client: SplitClient, config: RmleConfig | None = None, *, threat: ThreatModel = NEEDS
+    h: Tensor,
+    client: SplitClient,
+    prior: None = None,
+    config: RmleConfig | None = None,
+    *,
+    mask: Tensor | None = None,
+    distance: Distance = cosine_distance,
+    seeds: int | Sequence[int] = 3407,
+    threat: ThreatModel = NEEDS,
+    callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Reconstruction:
-    """Rebuild photos by optimising their pixels.
+    """Rebuild photos by optimising their pixels, from grey.
 
     Args:
-        h: what the server received, `(B, *client.h_shape)`. client: the cut model. config: `RmleConfig.fast()` when None.
+        h: what the server received, `(B, *client.h_shape)`. client: the cut model. prior: none is used.
+        config: `RmleConfig.fast()` when None. mask: which tokens arrived, bool `(B, N)`. seeds: nothing here is random.
+        distance, threat, callback, checkpoint: as in `drag`.
 
     Returns:
-        `Reconstruction` with images `(B, 3, config.image_size, config.image_size)`.
+        `Reconstruction` with images `(B, 3, config.image_size, config.image_size)`; its nfe counts calls of the client.
 
     Raises:
         ValueError: `h` does not come from this client or is not finite. PermissionError: the threat model excludes the attack.
@@ -83,39 +102,23 @@ def rmle(
     config = config or RmleConfig.fast()
     threat.require(NEEDS, "rMLE")
     h = check_ir(h, client)
-    target = client.tokens(h)
-    size = config.image_size
-    x = torch.full(
-        (len(h), 3, size, size), 0.5, dtype=h.dtype, device=h.device
-    )  # zero in the client's normalised range, nearly
-    adam = guidance.AdamState.zeros_like(x)
-    best, best_distance, trace = x.clone(), torch.full((len(h),), torch.inf, dtype=h.dtype, device=h.device), []
-    started, interrupted = time.perf_counter(), False
-    try:
-        for _ in range(config.iterations):
-            leaf = x.requires_grad_(True)
-            d = cosine_distance(client.tokens(client(leaf)), target)
-            loss = d + config.tv * total_variation(leaf) + config.patch_prior * patch_prior(leaf, config.patch)
-            (grad,) = torch.autograd.grad(loss.sum(), leaf)
-            d, x = d.detach(), leaf.detach()
-            better = d < best_distance
-            best, best_distance = torch.where(better.view(-1, 1, 1, 1), x, best), torch.where(better, d, best_distance)
-            direction = guidance.adam_direction(guidance.clip_norm(grad, config.clip), adam)
-            x = (x - config.lr * direction).clamp(0, 1)
-            trace.append(d.cpu())
-    except KeyboardInterrupt:
-        interrupted = True
-    with torch.no_grad():
-        final = best if interrupted else x
-        distance = cosine_distance(client.tokens(client(final)), target)
-    failed = [None if bool(torch.isfinite(d)) else config.iterations for d in distance]
-    return Reconstruction(
-        final.nan_to_num(0.5),
-        distance,
-        len(trace),
-        time.perf_counter() - started,
-        threat,
-        failed,
-        interrupted,
-        {"distance": torch.stack(trace)},
+    target = Target(client, client.tokens(h), mask, distance)
+    side = config.image_size
+    grey = torch.full((len(h), 3, side, side), 0.5, dtype=h.dtype, device=h.device)  # nearly 0 after normalisation
+
+    def render(p: Parameters, iteration: int) -> tuple[Tensor, Tensor]:
+        x = p["pixels"]
+        return x, config.tv * total_variation(x) + config.patch_prior * patch_prior(x, config.patch)
+
+    state, stopped = descend(
+        target,
+        {"pixels": grey},
+        render,
+        Pace(config.iterations, config.lr, clip=config.clip),
+        SeededNoise(image_seeds(seeds, len(h)), h.dtype, h.device),
+        fingerprint("rMLE", config, client.split, h, mask),
+        project=lambda p: {"pixels": p["pixels"].clamp(0, 1)},
+        callback=callback,
+        checkpoint=checkpoint,
     )
+    return finish(state, target, render, stopped, threat)

@@ -32,10 +32,10 @@ def test_inverts_an_invertible_client(linear_client):
         torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1)), size=16, mode="bilinear"
     )
     config = RmleConfig(iterations=400, lr=0.02, tv=0.0, patch_prior=0.0, image_size=16)
-    found = rmle(linear_client(x), linear_client, config)
+    found = rmle(linear_client(x), linear_client, None, config)
     assert found.distance.max() < 2e-3
     assert found.distance[0] < found.trace["distance"][0, 0] / 20
-    alone = rmle(linear_client(x[1:]), linear_client, config)
+    alone = rmle(linear_client(x[1:]), linear_client, None, config)
     torch.testing.assert_close(alone.images[0], found.images[1], rtol=1e-3, atol=1e-3)
 
 
