@@ -226,6 +226,34 @@ def classifier(
     _done(commands.train_classifier(config, ClassifierRecipe(width=width, crop=crop, mix=mix)), "classifier", ship)
 
 
+@train_app.command()
+def inverse(
+    client: Annotated[str, typer.Option(help="an embedded client")] = "vit-imagenette64",
+    split: Annotated[str, typer.Option(help="where it is cut: block:9, or a module name")] = "block:9",
+    steps: Steps = 4_700,
+    batch: int = 16,
+    lr: float = 4e-3,
+    width: int = 192,
+    depth: int = 2,
+    drop: Annotated[float, typer.Option(help="share of the tokens that are missing in training")] = 0.0,
+    crop: Crop = 0.5,
+    minutes: Minutes = 0.0,
+    device: str = "auto",
+    seed: int = 0,
+    ship: Ship = False,
+) -> None:
+    """The inverse network of a client: from the representation back to the photo."""
+    from dragkit.training import commands
+    from dragkit.training.inverse import InverseRecipe
+    from dragkit.training.loop import TrainConfig
+
+    config = TrainConfig(
+        steps, batch, lr, warmup=50, ema=0.99, decay=0.4, device=device, seed=seed, minutes=minutes or None
+    )
+    recipe = InverseRecipe(width, depth, drop=drop, crop=crop)
+    _done(commands.train_inverse(config, recipe, client, split), commands.inverse_run(client, split), ship)
+
+
 @app.command()
 def measure(
     name: Annotated[str, typer.Argument(help="models, overfit, recurrence, shuffle or deep")],
@@ -243,6 +271,24 @@ def measure(
     if name == "models":
         chosen["n_samples"] = chosen.pop("n")
     console.print(f"written: {MEASUREMENTS[name](**{k: v for k, v in chosen.items() if v})}")
+
+
+@app.command()
+def sweep(
+    name: Annotated[str, typer.Argument(help="search, baselines, ablations, recurrence_curve, rates or budgets")],
+    n: Annotated[int, typer.Option(help="photos; 0 is the sweep's own number")] = 0,
+    turns: Annotated[int, typer.Option(help="turns of DRAG, whose time the other methods get too")] = 0,
+    client: Annotated[str, typer.Option(help="baselines: an embedded client")] = "",
+    blocks: Annotated[str, typer.Option(help="baselines and ablations: such as block:6,block:12")] = "",
+) -> None:
+    """Compare attacks on the same photos (resumable) and write claims and data into book/results."""
+    from dragkit.sweeps import SWEEPS
+
+    if name not in SWEEPS:
+        raise ValueError(f"there is no sweep {name!r}; there are {', '.join(SWEEPS)}")
+    chosen: dict[str, Any] = {"n": n, "turns": turns, "client": client}
+    chosen["blocks"] = tuple(blocks.split(",")) if blocks else ()
+    console.print(f"written: {SWEEPS[name](**{k: v for k, v in chosen.items() if v})}")
 
 
 def _client(name: str, layer: str, device: str = "cpu") -> SplitClient:

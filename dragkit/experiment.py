@@ -1,35 +1,28 @@
-"""Measured experiments: cases that describe themselves, and a store that never does the same work twice.
+"""Measured experiments: cases that describe themselves and run resumably.
 
-A job is a pure function of its JSON specification (settings, photos, seeds, checksums of the weights). Its result is
-published under the hash of that specification by one atomic rename, so that a killed run loses at most the batch it was
-working on and a second run does nothing.
+A case is a pure function of its specification (settings, photos, seeds, checksums of the weights); its results are kept in a
+content-addressed store (`dragkit.store`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from dragkit import data, zoo
-from dragkit.attacks import DragConfig, RmleConfig, drag, rmle
 from dragkit.client import SplitClient
+from dragkit.methods import METHODS, Knowledge, method_of
 from dragkit.prior import LatentPrior
-from dragkit.reconstruction import Reconstruction
-from dragkit.record import provenance
+from dragkit.store import made_on, remember
 
-FORMAT = 1  # of the stored results; raise it when the code changes what a specification means
+FORMAT = 2  # of the stored results; raise it when the code changes what a specification means
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -37,25 +30,44 @@ class Case:
     """One attack on one client, on `n` photos of the validation split (or of the training split, for tuning).
 
     Attributes:
-        config: a `DragConfig` runs DRAG, an `RmleConfig` rMLE.
-        at: split point. client, prior: names in the zoo.
+        config: the attack's settings. at: split point. client, prior: names in the zoo.
+        method: a name in `methods.METHODS`; None takes the first that has settings of this class.
         defence: None, or "shuffle": the patch tokens are put in a random order before they are sent.
         seed: chooses the photos; `attack_seed` the attack's randomness, one stream per photo.
+        precision: "float32", or "bfloat16" to run the networks under autocast (state, schedule and final decoding stay float32).
     """
 
-    config: DragConfig | RmleConfig
+    config: Any
     at: str
     client: str = zoo.CLIENT
     prior: str = zoo.PRIOR
+    method: str | None = None
     n: int = 32
     defence: str | None = None
     split: str = "val"
     seed: int = 0
     attack_seed: int = 3407
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.defence not in (None, "shuffle"):
             raise ValueError(f"defence is {self.defence!r}; it must be None or 'shuffle'")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+        if self.name not in METHODS:
+            raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
+        if not isinstance(self.config, METHODS[self.name].config):
+            wanted = METHODS[self.name].config.__name__
+            raise TypeError(f"config is a {type(self.config).__name__}; method {self.name!r} takes a {wanted}")
+
+    @property
+    def name(self) -> str:
+        """Name of the method."""
+        return self.method or method_of(self.config)
+
+    def knowledge(self, device: str = "cpu") -> Knowledge:
+        """What the attacker of this case may bring."""
+        return Knowledge(self.client, self.at, self.prior, device)
 
 
 @dataclass
@@ -81,54 +93,48 @@ def run(
     device = device or os.environ.get("DRAGKIT_DEVICE", "cpu")
     store = store or data.cache_dir() / "results"
     photos, _, indices = data.pick(case.split, case.n, seed=case.seed)
-    models: list[tuple[SplitClient, LatentPrior]] = []
-    parts, made_on = [], set()
-    starts = range(0, case.n, batch)
-    for start in tqdm(starts, desc=describe(case), disable=not progress):
+    known, clients = case.knowledge(device), []  # loaded once, and only if something is missing
+    parts, devices = [], set()
+    for start in tqdm(range(0, case.n, batch), desc=describe(case), disable=not progress):
         chosen = slice(start, min(start + batch, case.n))
         spec = specification(case, indices[chosen], start)
 
         def work(chosen: slice = chosen, start: int = start) -> dict[str, Tensor]:
-            if not models:  # loaded once, and only if something is missing
-                models.append(
-                    (zoo.load_client(case.client, case.at, device=device), zoo.load_prior(case.prior, device=device))
-                )
-            return _attack(case, photos[chosen].to(device), *models[0], case.attack_seed + start)
+            if not clients:
+                clients.append(zoo.load_client(case.client, case.at, device=device))
+            return _attack(case, photos[chosen].to(device), clients[0], known, case.attack_seed + start)
 
         parts.append(remember(store, spec, work))
-        made_on.add(json.loads((place(store, spec) / "made.json").read_text())["device"])
+        devices.add(made_on(store, spec))
     seconds = sum(float(p["seconds"]) for p in parts) / case.n
     images, distance = (torch.cat([p[name] for p in parts]) for name in ("images", "distance"))
-    return Result(photos, images, distance, seconds, int(parts[0]["nfe"]), sorted(made_on))
+    return Result(photos, images, distance, seconds, int(parts[0]["nfe"]), sorted(devices))
 
 
 def describe(case: Case) -> str:
-    attack = "rMLE" if isinstance(case.config, RmleConfig) else "DRAG"
-    return f"{attack} {case.client} {case.at}{f' {case.defence}' if case.defence else ''}"
+    label = METHODS[case.name].label
+    return f"{label} {case.client} {case.at}{f' {case.defence}' if case.defence else ''}"
 
 
 def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
     """All that the result of one batch depends on, as JSON."""
-    names = [n for n in zoo.names() if n.startswith((case.prior + "/", case.client))]
+    names = case.knowledge().names(METHODS[case.name].uses) + ([case.client] if case.client in zoo.names() else [])
     return {
         "format": FORMAT,
-        "attack": type(case.config).__name__,
-        "case": {**asdict(case), "n": None},
+        "case": {**asdict(case), "n": None, "method": case.name},
         "photos": indices,
         "seed": case.attack_seed + start,
         "weights": {name: zoo.card(name)["sha256"] for name in names},
     }
 
 
-def _attack(case: Case, photos: Tensor, client: SplitClient, prior: LatentPrior, seed: int) -> dict[str, Tensor]:
+def _attack(case: Case, photos: Tensor, client: SplitClient, known: Knowledge, seed: int) -> dict[str, Tensor]:
     with torch.no_grad():
         h = client(photos)
     if case.defence == "shuffle":
         h = shuffle_tokens(h, client, seed)
-    if isinstance(case.config, RmleConfig):
-        found: Reconstruction = rmle(h, client, None, case.config)
-    else:
-        found = drag(h, client, prior, case.config, seeds=seed)
+    with torch.autocast(photos.device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
+        found = METHODS[case.name].run(h, client, known, case.config, seed)
     return {
         "images": found.images.float().cpu().contiguous(),
         "distance": found.distance.float().cpu(),
@@ -153,32 +159,6 @@ def shuffle_tokens(h: Tensor, client: SplitClient, seed: int) -> Tensor:
     orders = [torch.randperm(patches.shape[1], generator=generator) for _ in range(len(h))]
     mixed = torch.stack([tokens[order.to(h.device)] for tokens, order in zip(patches, orders, strict=True)])
     return torch.cat([prefix, mixed], 1)
-
-
-# -- the store -------------------------------------------------------------------------------------------------------
-
-
-def place(store: Path, spec: dict[str, Any]) -> Path:
-    """Folder of the result of `spec`."""
-    key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:24]
-    return store / key[:2] / key
-
-
-def remember(store: Path, spec: dict[str, Any], work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors `work()` gives for `spec`: loaded when they were published before, otherwise computed and published."""
-    folder = place(store, spec)
-    if not folder.exists():
-        tensors = work()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
-        save_file({name: t.contiguous() for name, t in tensors.items()}, partial / "result.safetensors")
-        (partial / "spec.json").write_text(json.dumps(spec, indent=1, sort_keys=True))
-        (partial / "made.json").write_text(json.dumps(provenance(), indent=1))
-        try:
-            os.rename(partial, folder)
-        except OSError:  # another process was first: same specification, same result
-            shutil.rmtree(partial)
-    return load_file(folder / "result.safetensors")
 
 
 # -- reference rows --------------------------------------------------------------------------------------------------

@@ -13,193 +13,105 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dragkit import claims, data, experiment, metrics, zoo
+from dragkit import claims, data, metrics, zoo
 from dragkit.attacks import DragConfig, RmleConfig
 from dragkit.claims import Claim
+from dragkit.comparison import claim, compare, difference
 from dragkit.experiment import Case
-from dragkit.images import grid, save_image
+from dragkit.readout import deepest_readable
 
-METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "ms_ssim": metrics.ms_ssim,
-    "psnr": metrics.psnr,
-    "st_lpips": metrics.st_lpips,
-}
 PAPER = "arXiv 2509.11724"
-
-
-def score(images: Tensor, photos: Tensor) -> dict[str, list[float]]:
-    """Every metric of every photo."""
-    return {name: [round(v, 5) for v in metric(images, photos).tolist()] for name, metric in METRICS.items()}
-
-
-def table(photos: Tensor, methods: dict[str, Tensor]) -> dict[str, Any]:
-    """Per-photo values, mean and 95 % interval of every method and metric."""
-    out: dict[str, Any] = {}
-    for method, images in methods.items():
-        values = score(images, photos)
-        out[method] = {"per_photo": values}
-        for metric, v in values.items():
-            mean, low, high = metrics.bootstrap_ci(v)
-            out[method][metric] = {"mean": round(mean, 5), "ci": [round(low, 5), round(high, 5)]}
-    return out
-
-
-def _compare(
-    name: str, cases: dict[str, Case], panel: int = 8
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Any], zoo.LatentPrior]:
-    """Run the cases, add the reference rows, save a panel (photos on top) in the cache to look at."""
-    results = {label: experiment.run(case) for label, case in cases.items()}
-    first = next(iter(results.values()))
-    prior = zoo.load_prior(next(iter(cases.values())).prior)
-    methods = {**{label: r.images for label, r in results.items()}, **experiment.references(first.photos, prior)}
-    rows = table(first.photos, methods)
-    for label, r in results.items():
-        rows[label] |= {
-            "seconds_per_photo": round(r.seconds, 3),
-            "nfe": r.nfe,
-            "made_on": r.made_on,
-            "distance": [round(v, 5) for v in r.distance.tolist()],
-        }
-    shown = torch.cat([first.photos[:panel], *(m[:panel] for m in methods.values())])
-    save_image(grid(shown, columns=panel), data.cache_dir() / "panels" / f"{name}.png")
-    return first.photos, methods, rows, prior
-
-
-def _difference(rows: dict[str, Any], a: str, b: str, metric: str) -> tuple[float, float, float, int]:
-    """Mean of a - b per photo with its interval."""
-    left, right = rows[a]["per_photo"][metric], rows[b]["per_photo"][metric]
-    mean, low, high = metrics.paired_difference(left, right)
-    return mean, low, high, len(left)
+SEEDS = [0, 3407]  # of the choice of photos, and of the attacks
 
 
 def overfit(n: int = 16, config: DragConfig | None = None, folder: Path | None = None) -> Path:
     """Split at the embeddings: nothing but a linear map hides the photo, so the published settings must rebuild it."""
     config = config or DragConfig.paper()
-    case = Case(config, "block:0", n=n)
-    _, _, rows, _ = _compare("overfit", {"DRAG": case})
-    value = rows["DRAG"]["ms_ssim"]
-    ratio = [
-        a / b
-        for a, b in zip(
-            rows["DRAG"]["per_photo"]["ms_ssim"], rows["decoder ceiling"]["per_photo"]["ms_ssim"], strict=True
-        )
-    ]
-    ceiling = rows["decoder ceiling"]["ms_ssim"]["mean"]
-    against_photo = ceiling >= 0.95  # below that no attack that decodes with this prior could reach 0.95
-    mean, low, high = (value["mean"], *value["ci"]) if against_photo else metrics.bootstrap_ci(ratio)
-    target, of = (
-        (0.95, "MS-SSIM against the photo") if against_photo else (0.97, "MS-SSIM as a share of the decoder ceiling")
-    )
-    claim = Claim(
+    rows, _ = compare("overfit", {"DRAG": Case(config, "block:0", n=n)})
+    reached, possible = (rows[name]["per_photo"]["ms_ssim"] for name in ("DRAG", "decoder ceiling"))
+    against_photo = rows["decoder ceiling"]["ms_ssim"]["mean"] >= 0.95  # below that no decoded latent could reach 0.95
+    values = reached if against_photo else [a / b for a, b in zip(reached, possible, strict=True)]
+    target, of = (0.95, "MS-SSIM against the photo") if against_photo else (0.97, "MS-SSIM, share of decoder ceiling")
+    found = metrics.bootstrap_ci(values)
+    made = claim(
         "overfit-embeddings",
         f"At the embeddings, DRAG with the published settings rebuilds the photo ({of} above {target})",
-        f"{PAPER}, first experiments",
-        "ms_ssim" if against_photo else "ms_ssim / ceiling",
-        round(mean, 4),
-        round(low, 4),
-        round(high, 4),
+        found,
         n,
-        "",
-        mean > target,
-        "00_quickstart",
+        found.mean > target,
+        source=f"{PAPER}, first experiments",
+        key="ms_ssim" if against_photo else "ms_ssim / ceiling",
+        notebook="00_quickstart",
     )
-    return claims.write(
-        "overfit",
-        f"dragkit measure overfit --n {n}",
-        [0, 3407],
-        [claim],
-        {"config": vars(config), "rows": rows},
-        folder,
-    )
+    command = f"dragkit measure overfit --n {n}"
+    return claims.write("overfit", command, SEEDS, [made], {"config": vars(config), "rows": rows}, folder)
 
 
 def recurrence(n: int = 32, num_steps: int = 20, folder: Path | None = None) -> Path:
     """Block 12, equal steps: does going back to the same timestep sixteen times help?"""
     cases = {f"k={k}": Case(DragConfig(num_steps=num_steps, recurrence=k), "block:12", n=n) for k in (1, 16)}
-    _, _, rows, _ = _compare("recurrence", cases)
-    mean, low, high, n = _difference(rows, "k=16", "k=1", "ms_ssim")
-    claim = Claim(
+    rows, _ = compare("recurrence", cases)
+    found = difference(rows, "k=16", "k=1", "ms_ssim")
+    made = claim(
         "recurrence-k16-vs-k1",
         f"At block 12, 16 turns per step give a higher MS-SSIM than 1 with the same {num_steps} steps",
-        f"{PAPER}, first experiments",
-        "ms_ssim difference",
-        round(mean, 4),
-        round(low, 4),
-        round(high, 4),
+        found,
         n,
-        "",
-        low > 0,
-        "03_tweedie",
+        found.low > 0,
+        source=f"{PAPER}, first experiments",
+        key="ms_ssim difference",
+        notebook="03_tweedie",
     )
-    return claims.write(
-        "recurrence",
-        f"dragkit measure recurrence --n {n} --steps {num_steps}",
-        [0, 3407],
-        [claim],
-        {"num_steps": num_steps, "rows": rows},
-        folder,
-    )
+    command = f"dragkit measure recurrence --n {n} --steps {num_steps}"
+    return claims.write("recurrence", command, SEEDS, [made], {"num_steps": num_steps, "rows": rows}, folder)
 
 
 def shuffle(n: int = 32, config: DragConfig | None = None, folder: Path | None = None) -> Path:
     """Block 6: the same attack on tokens in order and on tokens in random order."""
     config = config or DragConfig(num_steps=25, recurrence=2)
     cases = {"plain": Case(config, "block:6", n=n), "shuffled": Case(config, "block:6", n=n, defence="shuffle")}
-    _, _, rows, _ = _compare("shuffle", cases)
-    mean, low, high, n = _difference(rows, "shuffled", "plain", "ms_ssim")
-    claim = Claim(
+    rows, _ = compare("shuffle", cases)
+    found = difference(rows, "shuffled", "plain", "ms_ssim")
+    made = claim(
         "shuffle-defeats-plain-attack",
         "Shuffling the patch tokens before they are sent lowers the MS-SSIM of an attack that does not know of it",
-        f"{PAPER}, section 5.5",
-        "ms_ssim difference",
-        round(mean, 4),
-        round(low, 4),
-        round(high, 4),
+        found,
         n,
-        "",
-        high < 0,
-        "01_split_inference",
+        found.high < 0,
+        source=f"{PAPER}, section 5.5",
+        key="ms_ssim difference",
+        notebook="01_split_inference",
     )
-    return claims.write(
-        "shuffle",
-        f"dragkit measure shuffle --n {n}",
-        [0, 3407],
-        [claim],
-        {"config": vars(config), "rows": rows},
-        folder,
-    )
+    command = f"dragkit measure shuffle --n {n}"
+    return claims.write("shuffle", command, SEEDS, [made], {"config": vars(config), "rows": rows}, folder)
 
 
-def deep(n: int = 32, at: str = "block:11", iterations: int = 400, folder: Path | None = None) -> Path:
-    """The real backbone, deep: DRAG against plain optimisation of pixels, at the same number of iterations."""
+def deep(n: int = 32, at: str = "", iterations: int = 400, folder: Path | None = None) -> Path:
+    """The real backbone, deep: DRAG against plain optimisation of pixels, at the same number of iterations.
+
+    `at` is by default the deepest block at which the IR still determines the photo (`readout`), judged on training photos.
+    """
+    read: dict[str, metrics.Interval] = {}
+    if not at:
+        at, read = deepest_readable(zoo.WILD_CLIENT)
     config = DragConfig(num_steps=iterations // 4, recurrence=4)
-    cases = {
-        "DRAG": Case(config, at, client=zoo.WILD_CLIENT, n=n),
-        "rMLE": Case(RmleConfig(iterations=iterations), at, client=zoo.WILD_CLIENT, n=n),
-    }
-    _, _, rows, _ = _compare("deep", cases)
-    mean, low, high, n = _difference(rows, "DRAG", "rMLE", "st_lpips")
-    claim = Claim(
+    common: dict[str, Any] = {"client": zoo.WILD_CLIENT, "n": n, "precision": "bfloat16"}
+    cases = {"DRAG": Case(config, at, **common), "rMLE": Case(RmleConfig(iterations=iterations), at, **common)}
+    rows, _ = compare("deep", cases)
+    found = difference(rows, "DRAG", "rMLE", "st_lpips")
+    made = claim(
         "drag-vs-rmle-deep",
         f"On the real ViT-S at {at}, DRAG has a lower ST-LPIPS to the photo than rMLE at {iterations} iterations each",
-        f"{PAPER}, main comparison",
-        "st_lpips difference",
-        round(mean, 4),
-        round(low, 4),
-        round(high, 4),
+        found,
         n,
-        "",
-        high < 0,
-        "00_quickstart",
+        found.high < 0,
+        source=f"{PAPER}, main comparison",
+        key="st_lpips difference",
+        notebook="00_quickstart",
     )
-    return claims.write(
-        "deep",
-        f"dragkit measure deep --n {n} --at {at} --iterations {iterations}",
-        [0, 3407],
-        [claim],
-        {"at": at, "iterations": iterations, "rows": rows},
-        folder,
-    )
+    command = f"dragkit measure deep --n {n} --at {at} --iterations {iterations}"
+    told = {"at": at, "iterations": iterations, "linear_readout_ms_ssim": read, "rows": rows}
+    return claims.write("deep", command, SEEDS, [made], told, folder)
 
 
 def models(n_samples: int = 1000, folder: Path | None = None) -> Path:

@@ -3,10 +3,12 @@
 Image metrics take two batches ``(B, 3, H, W)`` in ``[0, 1]`` and give one number per image, ``(B,)``. They belong to
 the person who measures, never to the attack: none is an input of `dragkit.attacks`.
 
-Two quirks of the published DRAG code change what its numbers mean. It feeds LPIPS images in ``[0, 1]`` where the
-network expects ``[-1, 1]``: `lpips_official` does the same, `lpips` is the metric as defined. It reads DINO's
-``pooler_output``, a layer that the checkpoint lacks and that is therefore random in every process: that number cannot
-be reproduced and is not implemented here.
+Two quirks of the published DRAG code change what its numbers mean, and both are here under their own names. It feeds LPIPS
+images in ``[0, 1]`` where the network expects ``[-1, 1]``: `lpips_official` does the same, `lpips` is the metric as
+defined. For its DINO similarity it loads DINO v1 (``facebook/dino-vits16``) as ``transformers.ViTModel`` and compares
+``pooler_output``, for which that class sends the CLS token through a linear layer and tanh. The checkpoint lacks the layer,
+so it is random in every process: `dino_similarity_official` draws it from a seed, `dino_similarity` compares CLS tokens.
+``transformers.Dinov2Model`` does not have the quirk: its ``pooler_output`` is the CLS token after the final norm.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
+from dragkit.client import resize_images
 from dragkit.images import validate_images
 
 LABELS = {
@@ -36,6 +39,8 @@ LABELS = {
     "st_lpips": "ST-LPIPS",
     "lpips": "LPIPS",
     "lpips_official": "LPIPS (published code: input not normalised)",
+    "dino_similarity": "DINO similarity",
+    "dino_similarity_official": "DINO similarity (published code: random pooler)",
 }
 """How each metric is written in tables; ST-LPIPS is not LPIPS and never labelled so."""
 
@@ -47,12 +52,16 @@ DIRECTION = {
     "st_lpips": "lower",
     "lpips": "lower",
     "lpips_official": "lower",
+    "dino_similarity": "higher",
+    "dino_similarity_official": "higher",
 }
 """Whether a closer reconstruction scores higher or lower."""
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 ALEXNET_SHA256 = "7be5be79"
 """File name and first digits of the hash of torchvision's ImageNet AlexNet, the trunk of LPIPS."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _MS_SSIM_HALVINGS = 2**4
 _CHUNK = 8  # images per pass of a perceptual network: its first maps are 64 channels at nearly full size
@@ -236,6 +245,69 @@ def lpips_official(x: Tensor, y: Tensor, weights: str | os.PathLike[str] | None 
     x, y = _pair(x, y, least_side=31)
     # `Lpips` maps v to 2 v - 1; started from (v + 1) / 2 it hands v itself to the network.
     return lpips((x + 1) / 2, (y + 1) / 2, weights)
+
+
+@torch.no_grad()
+def dino_similarity(
+    x: Tensor, y: Tensor, model: nn.Module, *, image_size: int = 224, final_norm: bool = True
+) -> Tensor:
+    """Cosine similarity of the CLS tokens that a DINO model gives two images, per image ``(B,)``, 1 for equal images.
+
+    Images are resized (bicubic, antialiased) and normalised with ImageNet's mean and deviation, as published.
+
+    Args:
+        x: images ``(B, 3, H, W)`` in [0, 1].
+        y: images like `x`.
+        model: ``transformers.Dinov2Model``, or ``ViTModel`` for DINO v1 (https://arxiv.org/abs/2104.14294), in eval mode.
+        image_size: side that the model is fed, a multiple of its patch.
+        final_norm: compare tokens after the model's final norm. The published code takes that norm away, so False is what its
+            number would be without the random layer.
+
+    Raises:
+        ValueError: images that do not correspond, a model in training mode, an image size that does not fit the patch.
+        TypeError: a model without ``layernorm`` and ``config.patch_size``.
+    """
+    a, b = (_dino_cls(images, model, image_size) for images in _pair(x, y))
+    if final_norm:
+        a, b = (model.get_submodule("layernorm")(cls) for cls in (a, b))
+    return nn.functional.cosine_similarity(a.float(), b.float())
+
+
+@torch.no_grad()
+def dino_similarity_official(x: Tensor, y: Tensor, model: nn.Module, seed: int, *, image_size: int = 224) -> Tensor:
+    """The number that the published DRAG code calls DINO similarity, ``(B,)``: through a pooler that nobody trained.
+
+    ``cos(tanh(W cls_x), tanh(W cls_y))`` with the CLS token before the final norm, which that code takes away, and ``W`` drawn
+    as ``ViTModel`` draws the layers that a checkpoint lacks: normal of deviation ``config.initializer_range``, no bias. The
+    value depends on `seed`, so report several. It is the published quantity, not a published value: the code left the draw to
+    the state of the process. A pooler that `model` itself may have is not used.
+
+    Args:
+        seed: of ``W``. The rest, and what is raised, as in `dino_similarity`; the published model is DINO v1, ViT-S/16.
+    """
+    a, b = (_dino_cls(images, model, image_size).float() for images in _pair(x, y))
+    width = a.shape[1]
+    config: Any = model.config
+    weight = torch.randn(width, width, generator=torch.Generator().manual_seed(seed)) * config.initializer_range
+    a, b = (torch.tanh(cls @ weight.to(cls).T) for cls in (a, b))
+    return nn.functional.cosine_similarity(a, b)
+
+
+def _dino_cls(images: Tensor, model: nn.Module, image_size: int) -> Tensor:
+    """CLS token of the last block, before the final norm, ``(B, D)``."""
+    config: Any = getattr(model, "config", None)
+    if not isinstance(getattr(model, "layernorm", None), nn.Module) or not hasattr(config, "patch_size"):
+        raise TypeError(f"model is a {type(model).__name__}; it must be transformers' Dinov2Model or ViTModel")
+    if model.training:
+        raise ValueError("model is in training mode, where dropout may change its answers; call model.eval()")
+    if image_size < 1 or image_size % config.patch_size:
+        raise ValueError(f"image_size must be a multiple of the model's patch, {config.patch_size}; got {image_size}")
+    weight = next(model.parameters())
+    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    pixels = (resize_images(images.float(), (image_size, image_size), "bicubic") - mean) / std
+    return torch.cat(
+        [model(part.to(weight), output_hidden_states=True).hidden_states[-1][:, 0] for part in pixels.split(_CHUNK)]
+    )
 
 
 def _in_chunks(metric_on: Any, x: Tensor, y: Tensor) -> Tensor:

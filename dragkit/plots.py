@@ -16,6 +16,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from dragkit.images import validate_images
@@ -216,6 +217,9 @@ def curves(
             if label in bands:
                 low, high = map(_numbers, bands[label])
                 axes.fill_between(across, low, high, color=colour, alpha=0.18, linewidth=0)
+        if (across == across.round()).all():
+            whole = MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True)  # there is no turn 1.5
+            axes.xaxis.set_major_locator(whole)
         if log:
             axes.set_yscale("log")
         _levels(axes, levels)
@@ -258,6 +262,66 @@ def intervals(values: Mapping[str, Interval | float], xlabel: str, *, log: bool 
         if log:
             axes.set_xscale("log")
         _finish(figure, axes, xlabel, "", legend=False)
+    return figure
+
+
+def plane(
+    points: Mapping[str, Tensor],
+    *,
+    radius: float,
+    band: float = 0.0,
+    names: Mapping[str, Sequence[str]] | None = None,
+    joined: Sequence[str] = (),
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Points of a plane beside a circle around its origin, both axes to one scale: where steps land, seen from their start.
+
+    Args:
+        points: label -> points `(n, 2)`; each label has a colour and a marker of its own.
+        radius: of the circle. band: half the width of the shade around it.
+        names: label -> a short text beside each of its points.
+        joined: labels whose points are connected by a thin line, in order.
+
+    Raises:
+        ValueError: no points, not two columns, a radius that is not positive, names or lines for points that are not there.
+    """
+    found = {label: _numbers(values) for label, values in points.items()}
+    if not found or any(values.ndim != 2 or values.shape[1] != 2 for values in found.values()):
+        raise ValueError(f"points must hold tensors (n, 2), got {[np.shape(values) for values in found.values()]}")
+    if radius <= 0:
+        raise ValueError(f"radius is {radius}; it must be positive")
+    if not set(joined) <= set(found):
+        raise ValueError(f"joined has {sorted(set(joined) - set(found))}; points has {list(found)}")
+    names = names or {}
+    for label, texts in names.items():
+        if label not in found or len(texts) != len(found[label]):
+            raise ValueError(f"names[{label!r}] has {len(texts)} texts; points has {list(found)}")
+    around = np.linspace(0, 2 * np.pi, 721)
+    with plt.rc_context(STYLE):
+        figure = _figure(WIDTH, 640)
+        axes = figure.add_subplot()
+        axes.plot(radius * np.cos(around), radius * np.sin(around), color="#6b6b6b", linewidth=1.2)
+        if band:
+            inner, outer = radius - band, radius + band
+            ring = [np.concatenate([outer * f(around), inner * f(around[::-1])]) for f in (np.cos, np.sin)]
+            axes.fill(*ring, color="#6b6b6b", alpha=0.2, linewidth=0)
+        axes.plot(0, 0, "+", color="#444444", markersize=12)
+        for i, (label, values) in enumerate(found.items()):
+            line = DASHES[2] if label in joined else ""
+            look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            axes.plot(*values.T, linestyle=line, linewidth=1.2, markersize=8, label=label, **look)
+            for at, text in zip(values, names.get(label, []), strict=False):
+                outside = np.hypot(*at) > 1.01 * radius  # names keep off the circle, each on its point's side
+                place: dict[str, Any] = {"xytext": (7, 4) if outside else (-7, -5), "textcoords": "offset points"}
+                place |= {"ha": "left", "va": "bottom"} if outside else {"ha": "right", "va": "top"}
+                axes.annotate(text, tuple(at), fontsize=SMALL, color=look["color"], **place)
+        everything = np.concatenate([np.zeros((1, 2)), *found.values()])
+        margin = 0.15 * radius
+        axes.set_xlim(everything[:, 0].min() - margin, max(everything[:, 0].max(), radius) + margin)
+        axes.set_ylim(everything[:, 1].min() - margin, max(everything[:, 1].max(), radius) + margin)
+        axes.set_aspect("equal")
+        _finish(figure, axes, xlabel, ylabel, legend=True)
     return figure
 
 

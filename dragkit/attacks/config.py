@@ -19,6 +19,8 @@ class DragConfig:
         step: how a direction becomes a step: "spherical" (DSG), "dps", "ugd" or "mpgd" (see `dragkit.guidance`).
         guidance_rate: weight of the direction against the step's noise, 0 to 1 for "spherical"; a plain factor for the others.
         rate_schedule: "constant", "rising" (from 0 to the rate as the image gets clean) or "falling".
+        guidance_window, recurrence_window: the part of the diffusion, as (from, to) in shares of the timesteps, 0 clean and 1 noise,
+            in which there is guidance, and in which there is more than one turn (FreeDoM, arXiv 2303.09833).
         interpolation: "lerp" or "slerp" between noise and direction on the sphere.
         smoothing: "adam" (moments kept over all iterations, never reset) or "none" (the raw gradient).
         betas: decay of Adam's moments.
@@ -35,6 +37,8 @@ class DragConfig:
     step: str = "spherical"
     guidance_rate: float = 0.2
     rate_schedule: str = "constant"
+    guidance_window: tuple[float, float] = (0.0, 1.0)
+    recurrence_window: tuple[float, float] = (0.0, 1.0)
     interpolation: str = "lerp"
     smoothing: str = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
@@ -67,6 +71,10 @@ class DragConfig:
             raise ValueError(
                 f"guidance_rate is {self.guidance_rate}; it must be at least 0, and at most 1 for spherical steps"
             )
+        for name in ("guidance_window", "recurrence_window"):
+            low, high = getattr(self, name)
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be (from, to) with 0 <= from < to <= 1")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; it must be between 0 and 1")
         if self.step == "spherical" and self.eta == 0 and self.guidance_rate > 0:
@@ -95,10 +103,39 @@ class DragConfig:
         """Enough to see a photo appear on two CPU cores: 40 steps of 2 turns."""
         return cls(num_steps=40, recurrence=2)
 
+    @classmethod
+    def small(cls, turns: int = 100) -> DragConfig:
+        """For the embedded models, `turns` iterations in all; chosen on training photos (`book/results/search.json`)."""
+        k = min(4, turns)
+        return cls(num_steps=max(1, turns // k), recurrence=k)
+
+    @classmethod
+    def small_plus(cls, turns: int = 100) -> DragConfig:
+        """`small` from a first guess: `turns` iterations in the last part of the diffusion."""
+        whole = cls.small(turns)
+        return whole.with_(num_steps=min(1000, round(whole.num_steps / 0.3)), strength=0.3)
+
+    @classmethod
+    def paper_plus(cls) -> DragConfig:
+        """The published settings of DRAG++, from a first guess: the last 75 of 250 steps, 16 turns each, 1,200 iterations."""
+        return cls.paper().with_(strength=0.3)
+
+    @classmethod
+    def fast_plus(cls) -> DragConfig:
+        """One tenth of `paper_plus`: the last 30 of 100 steps of 4 turns."""
+        return cls.fast().with_(strength=0.3)
+
     def rate_at(self, t: int, num_train_timesteps: int) -> float:
-        """Guidance rate at timestep `t`."""
+        """Guidance rate at timestep `t`; 0 outside the window."""
         noisiness = t / num_train_timesteps
+        if not self.guidance_window[0] <= noisiness <= self.guidance_window[1]:
+            return 0.0
         return self.guidance_rate * {"constant": 1.0, "rising": 1 - noisiness, "falling": noisiness}[self.rate_schedule]
+
+    def turns_at(self, t: int, num_train_timesteps: int) -> int:
+        """Turns at timestep `t`; 1 outside the window."""
+        low, high = self.recurrence_window
+        return self.recurrence if low <= t / num_train_timesteps <= high else 1
 
     def with_(self, **changes: object) -> DragConfig:
         """A copy with some fields changed (checked like the constructor's)."""

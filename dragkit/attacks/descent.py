@@ -1,8 +1,8 @@
 """Plain optimisation, shared by the attacks without a diffusion model: find parameters whose image causes the IR that was seen.
 
-rMLE optimises pixels, LM the weights of a network that draws the image, GLASS the latent code of a GAN. They differ in how parameters
-become an image and in what else is penalised; the loop is the same. Every parameter has the batch as its first axis and every
-image its own norms, clips and Adam moments, so that B images together give what B runs of one image give.
+rMLE optimises pixels, LM the weights of a network that draws the image, GLASS the latent code of a GAN. They differ in how
+parameters become an image and in what else is penalised; the loop is the same. Every parameter has the batch as its first axis and
+every image its own norms, clips and Adam moments, so that B images together give what B runs of one image give.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def descend(
         start: first parameters, each `(B, ...)`. noise: what `render` draws from; kept in checkpoints.
         identity: `fingerprint` of all that the attack depends on.
         project: applied to the parameters after every step (such as clamping pixels).
-        callback: called after every iteration; returning True stops. checkpoint: file to resume from, saved every minute and on Ctrl-C.
+        callback: called after every iteration; returning True stops.
+        checkpoint: file to resume from, saved every minute and on Ctrl-C.
 
     Returns:
         the state, and whether it was stopped before its end.
@@ -202,13 +203,14 @@ def _clip_scale(grads: tuple[Tensor, ...], limit: float | None) -> Tensor:
 def finish(
     state: DescentState, target: Target, render: Render, interrupted: bool, threat: ThreatModel
 ) -> Reconstruction:
-    """The image of the last parameters, or of the best so far after an interruption, measured once more."""
+    """The image of the last parameters, or of the best so far after an interruption, measured once more, never under autocast."""
     parameters = state.parameters
     if interrupted:
         found = torch.isfinite(state.best_distance)
         parameters = {n: torch.where(_per_image(found, p), state.best[n], p) for n, p in parameters.items()}
-    images, _ = render(parameters, state.total)
-    distance = torch.where(state.failed_at >= 0, torch.nan, target.measure(images))
+    with torch.autocast(state.failed_at.device.type, enabled=False):
+        images, _ = render(parameters, state.total)
+        distance = torch.where(state.failed_at >= 0, torch.nan, target.measure(images))
     return Reconstruction(
         images.nan_to_num(0.5).clamp(0, 1),
         distance,

@@ -43,7 +43,8 @@ class DragState:
     iteration: int = 0
     total: int = 0
     t: int = 0
-    turn: int = 0
+    turn: int = 0  # of the `turns` at this timestep
+    turns: int = 1
     x0_hat: Tensor | None = None
     distance: Tensor | None = None  # (B,), of x0_hat
     trace: list[Tensor] = field(default_factory=list)  # distances of every turn so far
@@ -117,14 +118,15 @@ def drag(
 
     identity = fingerprint(config, client.split, prior.name, h, mask, start, *noise.state().values())
     saved = Checkpoint(checkpoint, identity)
-    state = _begin(problem, noise, timesteps, start, h.dtype)
+    repeats = [config.turns_at(t, len(prior.alpha_bar)) for t in timesteps]
+    plan = [(t, turn, k) for t, k in zip(timesteps, repeats, strict=True) for turn in range(k)]
+    state = _begin(problem, noise, timesteps[0], len(plan), start, h.dtype)
     saved.load(state, noise)
     before, stopped = saved.snapshot(state, noise), False
     try:
         while state.iteration < state.total and (state.failed_at < 0).any() and not stopped:
             before = saved.snapshot(state, noise)
-            index, state.turn = divmod(state.iteration, config.recurrence)
-            state.t = timesteps[index]
+            state.t, state.turn, state.turns = plan[state.iteration]
             _turn(state, problem, noise)
             saved.save_if_due(state, noise)
             stopped = callback is not None and callback(state) is True
@@ -175,7 +177,7 @@ def _turn(state: DragState, problem: _Problem, noise: NoiseSource) -> None:
     z = _guided_step(
         config, state.z, x0_hat, eps, direction, noise.draw(prior.latent_shape), (a_t, a_prev, sigma, rate)
     )
-    if state.turn < config.recurrence - 1:
+    if state.turn < state.turns - 1:
         z = schedule.renoise(z, noise.draw(prior.latent_shape), a_t, a_prev)
 
     z_t = state.z
@@ -262,12 +264,12 @@ def _check(
 
 @torch.no_grad()
 def _begin(
-    problem: _Problem, noise: NoiseSource, timesteps: list[int], start: Tensor | None, dtype: torch.dtype
+    problem: _Problem, noise: NoiseSource, first: int, total: int, start: Tensor | None, dtype: torch.dtype
 ) -> DragState:
     """Pure noise, or the first guess with the noise of the first timestep added (never both)."""
     z = noise.draw(problem.prior.latent_shape).to(dtype)
     if start is not None:
-        a_t = schedule.alpha_bar_at(problem.prior.alpha_bar, timesteps[0])
+        a_t = schedule.alpha_bar_at(problem.prior.alpha_bar, first)
         z = schedule.add_noise(problem.prior.encode(start.to(z)), z, a_t)
     batch = len(z)
     return DragState(
@@ -276,21 +278,22 @@ def _begin(
         best_x0=torch.zeros_like(z),
         best_distance=torch.full((batch,), torch.inf, dtype=dtype, device=z.device),
         failed_at=torch.full((batch,), -1, device=z.device),
-        total=len(timesteps) * problem.config.recurrence,
+        total=total,
     )
 
 
 @torch.no_grad()
 def _finish(state: DragState, problem: _Problem, interrupted: bool, threat: ThreatModel) -> Reconstruction:
-    """Decode the last latent, or the best estimate of an interrupted run, and measure it once more."""
+    """Decode the last latent, or the best estimate of an interrupted run, and measure it once more; never under autocast."""
     z, nfe = state.z, state.iteration
     if interrupted:
         z = torch.where(_per_image(torch.isfinite(state.best_distance), z), state.best_x0, z)
     elif problem.config.final_tweedie:
         a_0 = schedule.alpha_bar_at(problem.prior.alpha_bar, 0)
         z, nfe = schedule.tweedie(z, problem.prior.predict_noise(z, 0), a_0), nfe + 1
-    images = problem.prior.decode(z)
-    distance, _ = problem.measure(z)
+    with torch.autocast(z.device.type, enabled=False):
+        images = problem.prior.decode(z)
+        distance, _ = problem.measure(z)
     failed = [None if at < 0 else int(at) for at in state.failed_at]
     distance = torch.where(state.failed_at >= 0, torch.nan, distance)
     recorded = {"distance": torch.stack(state.trace)} if state.trace else {}

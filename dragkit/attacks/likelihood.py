@@ -1,14 +1,16 @@
 """LM: likelihood maximisation with a deep image prior (Singh et al. 2021; deep image prior: arXiv 1711.10925).
 
-The image is what an untrained convolutional network makes of a fixed random input, and the network's weights are optimised. The shape
-of the network alone prefers photo-like images to snow. Noise on the input, strong at first and gone at the end, keeps it from settling early.
-Settings as in the comparison of arXiv 2509.11724: Adam 0.01, noise 5, 1, 0.5 until 50, 75, 87.5 % of 20,000 iterations.
+The image is what an untrained convolutional network makes of a fixed random input, and the network's weights are optimised. The
+shape of the network alone prefers photo-like images to snow. Noise on the input, strong at first and gone at the end, keeps it
+from settling early. Settings as in the comparison of arXiv 2509.11724: Adam 0.01, noise 5, 1, 0.5 until 50, 75, 87.5 % of 20,000
+iterations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -100,9 +102,7 @@ class SkipNetwork(nn.Module):
         super().__init__()
         widths = (config.inputs, *config.channels)
         self.bypass = nn.ModuleList(Unit(w, config.skip, 1) for w in widths[:-1])
-        self.down = nn.ModuleList(
-            nn.Sequential(Unit(a, b, 3), Unit(b, b, 3)) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.down = nn.ModuleList(nn.Sequential(Unit(a, b, 3), Unit(b, b, 3)) for a, b in pairwise(widths))
         above = (*config.channels[1:], config.channels[-1])  # width of what comes up from the level below
         self.up = nn.ModuleList(
             nn.Sequential(Unit(a + config.skip, b, 3), Unit(b, b, 1))

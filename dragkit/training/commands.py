@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch import nn
+from torch import Tensor, nn
 
 from dragkit import zoo
 from dragkit.data import cache_dir, imagenette
-from dragkit.metrics import psnr, ssim, st_lpips
+from dragkit.metrics import ms_ssim, psnr, ssim, st_lpips
 from dragkit.record import provenance
-from dragkit.training import autoencoder, classifier, prior
+from dragkit.training import autoencoder, classifier, inverse, prior
 from dragkit.training.loop import TrainConfig, fit, pick_device
 
 DATA = (
@@ -73,15 +74,40 @@ def train_classifier(config: TrainConfig, recipe: classifier.ClassifierRecipe) -
     return out
 
 
-@torch.no_grad()
+def train_inverse(config: TrainConfig, recipe: inverse.InverseRecipe, client: str, split: str) -> Path:
+    """Train and export the inverse network of an embedded client, by name, cut at `split`."""
+    device = pick_device(config.device)
+    task = inverse.InverseTask(recipe, zoo.load_client(client, split), config.batch, config.seed, device)
+    run = inverse_run(client, split)
+    model = fit(task, config, run_folder(run))
+    _round_to_fp16(task.model, model)
+    metrics = {"psnr": psnr, "ms_ssim": ms_ssim, "st_lpips": st_lpips}
+    measured = _measure(lambda x: task.rebuild(task.model, x), metrics, device)
+    name, command = zoo.inverse_name(client, split), f"inverse --client {client} --split {split}"
+    return _export(task.model, run, name, measured, config, asdict(recipe), command)
+
+
+def inverse_run(client: str, split: str) -> str:
+    """Name of the training run of an inverse network, e.g. "inverse-vit-imagenette64-block-9"."""
+    return zoo.inverse_name(client, split).replace("/", "-")
+
+
 def measure_autoencoder(model: AutoencoderKL, device: torch.device) -> dict[str, Any]:
     """Round trip (posterior mean) of the whole validation split: mean PSNR in dB, SSIM, ST-LPIPS."""
-    photos = imagenette("val")[0]
-    values: dict[str, list[float]] = {"psnr": [], "ssim": [], "st_lpips": []}
-    for part in photos.split(128):
+    metrics = {"psnr": psnr, "ssim": ssim, "st_lpips": st_lpips}
+    return _measure(lambda x: autoencoder.reconstruct(model, x), metrics, device)
+
+
+@torch.no_grad()
+def _measure(
+    rebuild: Callable[[Tensor], Tensor], metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]], device: torch.device
+) -> dict[str, Any]:
+    """Mean of every metric between all validation photos and what `rebuild` makes of them."""
+    values: dict[str, list[float]] = {name: [] for name in metrics}
+    for part in imagenette("val")[0].split(128):
         x = part.to(device).float() / 255
-        y = autoencoder.reconstruct(model, x)
-        for name, metric in (("psnr", psnr), ("ssim", ssim), ("st_lpips", st_lpips)):
+        y = rebuild(x)
+        for name, metric in metrics.items():
             values[name] += metric(y, x).tolist()
     return {name: {"value": sum(v) / len(v), "n": len(v)} for name, v in values.items()}
 
@@ -115,11 +141,13 @@ def _export(
     measured: dict[str, Any],
     config: TrainConfig,
     recipe: dict[str, Any],
+    command: str = "",
 ) -> Path:
+    """Write the model and its card into the run's folder. `command`: what follows `dragkit train`, `run` where empty."""
     folder = run_folder(run)
     out = folder / "export"
     shutil.rmtree(out, ignore_errors=True)
-    model.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    model.to(torch.float16).save_pretrained(out)
     model.to(torch.float32)
     state = json.loads((folder / "checkpoint" / "state.json").read_text())
     card = {
@@ -128,7 +156,7 @@ def _export(
         "parameters": sum(p.numel() for p in model.parameters()),
         "command": "dragkit " + " ".join(sys.argv[1:])
         if "dragkit" in sys.argv[0]
-        else f"dragkit train {run} --steps {config.steps}",
+        else f"dragkit train {command or run} --steps {config.steps}",
         "data": DATA,
         "measured": measured,
         "limits": LIMITS,

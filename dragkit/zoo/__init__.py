@@ -1,6 +1,6 @@
 """The embedded models: small, trained by `dragkit train`, shipped with the package, each described by a card.
 
-`load_prior()` and `load_client()` check a model's files against its card before they are used.
+`load_prior()`, `load_client()` and `load_inverse()` check a model's files against its card before they are used.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from typing import Any
 
 import torch
 
+from dragkit.attacks.inverse import InverseNetwork
 from dragkit.client import SplitClient
+from dragkit.generator import StyleGenerator
 from dragkit.prior import LatentPrior
 
 FOLDER = Path(__file__).parent
 PRIOR = "imagenette64"
 CLIENT = "vit-imagenette64"
 WILD_CLIENT = "focus-vit-s14"
+CLIENTS = (CLIENT, WILD_CLIENT)
+GAN = "gan64"
 
 
 def names() -> list[str]:
@@ -90,6 +94,35 @@ def load_client(
     if name not in loaders:
         raise ValueError(f"no embedded client is called {name!r}; there are {', '.join(loaders)}")
     return loaders[name]()
+
+
+def inverse_name(client: str, at: str) -> str:
+    """Name of the inverse network of a client cut at `at`, e.g. "inverse/vit-imagenette64/block-9"."""
+    return f"inverse/{client}/{at.replace(':', '-')}"
+
+
+def load_inverse(client: str = CLIENT, at: str = "block:9", device: str = "cpu") -> InverseNetwork:
+    """The embedded inverse network of a client cut at `at`.
+
+    Raises:
+        ValueError: none is shipped for this client and cut; the message lists those that are.
+    """
+    name = inverse_name(client, at)
+    shipped = [known for known in names() if known.startswith("inverse/")]
+    if name not in shipped:
+        raise ValueError(
+            f"no inverse network is shipped for client {client!r} at {at!r}; there are {', '.join(shipped) or 'none yet'}"
+        )
+    return InverseNetwork.from_pretrained(verify(name), device=device)
+
+
+def load_gan(name: str = GAN, *, device: str = "cpu") -> StyleGenerator:
+    """The embedded GAN, in whose latent space GLASS searches.
+
+    Raises:
+        ValueError: it is not shipped; the message lists the models that are.
+    """
+    return StyleGenerator.from_pretrained(str(verify(name))).to(device)
 
 
 def _wild(at: str, dtype: torch.dtype, device: str) -> SplitClient:

@@ -409,6 +409,20 @@ def test_masked_tokens_do_not_matter():
     assert torch.equal(attack(h=h, mask=mask).images, attack(h=filled, mask=mask).images)
 
 
+def test_windows_limit_recurrence_and_guidance():
+    seen = []
+    config = SHORT.with_(num_steps=10, recurrence=3, recurrence_window=(0.25, 0.65), guidance_window=(0.0, 0.5))
+    found = attack(config, callback=lambda s: seen.append((s.t, s.turn, s.turns)))
+    assert [t for t, turn, _ in seen if turn == 0] == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
+    assert [t for t, _, turns in seen if turns == 3] == [t for t in (600, 500, 400, 300) for _ in range(3)]
+    assert found.nfe == 6 + 4 * 3
+    assert [config.rate_at(t, 1000) for t in (900, 501, 500, 0)] == [0, 0, config.guidance_rate, config.guidance_rate]
+    whole = attack(config.with_(guidance_window=(0.0, 1.0)))
+    assert not torch.equal(whole.images, found.images)
+    with pytest.raises(ValueError, match="guidance_window is"):
+        config.with_(guidance_window=(0.5, 0.5))
+
+
 def test_strength_runs_the_end_of_the_diffusion():
     start = photos(3, seed=8)
     whole = attack(start=start)

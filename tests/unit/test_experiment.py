@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dragkit import claims, experiment
+from dragkit import claims, experiment, store
 from dragkit.attacks import DragConfig, RmleConfig
 from dragkit.claims import Claim
 from dragkit.experiment import Case
@@ -19,9 +19,9 @@ def test_work_is_done_once_and_survives_another_process(tmp_path):
         return {"x": torch.arange(3.0)}
 
     for _ in range(2):
-        assert experiment.remember(tmp_path, {"a": 1}, work)["x"].tolist() == [0, 1, 2]
+        assert store.remember(tmp_path, {"a": 1}, work)["x"].tolist() == [0, 1, 2]
     assert len(calls) == 1
-    experiment.remember(tmp_path, {"a": 2}, work)
+    store.remember(tmp_path, {"a": 2}, work)
     assert len(calls) == 2
     assert not list(tmp_path.rglob(".partial-*"))
 
@@ -31,7 +31,7 @@ def test_a_failed_job_publishes_nothing(tmp_path):
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        experiment.remember(tmp_path, {"a": 1}, fail)
+        store.remember(tmp_path, {"a": 1}, fail)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

@@ -25,7 +25,7 @@ def photos():
 
 def test_finds_an_image_with_nearly_the_ir(client, photos):
     found = likelihood(client(photos), client, None, SMALL.with_(noise=((0.5, 0.5),)))
-    assert found.images.shape == photos.shape and 0 <= found.images.min() and found.images.max() <= 1
+    assert found.images.shape == photos.shape and found.images.min() >= 0 and found.images.max() <= 1
     assert (found.distance < found.trace["distance"][0] / 3).all()
     assert found.nfe == 60
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import skimage.metrics
+import tiny
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -110,7 +112,17 @@ def test_half_precision_is_widened_and_float64_kept():
 
 
 def test_every_metric_has_a_label_and_a_direction():
-    assert set(metrics.LABELS) == set(metrics.DIRECTION) == {*ALWAYS_THERE, "lpips", "lpips_official"}
+    assert (
+        set(metrics.LABELS)
+        == set(metrics.DIRECTION)
+        == {
+            *ALWAYS_THERE,
+            "lpips",
+            "lpips_official",
+            "dino_similarity",
+            "dino_similarity_official",
+        }
+    )
     assert metrics.LABELS["st_lpips"] == "ST-LPIPS"
 
 
@@ -390,6 +402,91 @@ def test_lpips_with_a_truncated_network(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "ALEXNET_SHA256", digest[:8])
     with pytest.raises(metrics.MetricUnavailable, match=r"layers .*slice1\.0\.bias.* are missing"):
         metrics.lpips(photos(1), photos(1), tmp_path / "part.pth")
+
+
+# --- DINO similarity --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["dinov2", "vit"])
+def dino(request):
+    """A tiny random model, its norm changed so that leaving it out shows."""
+    with tiny.seeded():
+        model = tiny.make_client(request.param).eval()
+        torch.nn.init.uniform_(model.layernorm.weight, 0.2, 3.0)
+        torch.nn.init.uniform_(model.layernorm.bias, -1.0, 1.0)
+    return model, model.config.image_size
+
+
+def pixels_for(model: torch.nn.Module, images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    return (images - mean) / std
+
+
+def test_dino_similarity_against_the_model_itself(dino):
+    """At the model's own size nothing is resized: CLS of `last_hidden_state`, the final norm included."""
+    model, side = dino
+    x, y = photos(10, side), photos(10, side, seed=1)
+    with torch.no_grad():
+        a, b = (model(pixels_for(model, images)).last_hidden_state[:, 0] for images in (x, y))
+    expected = torch.nn.functional.cosine_similarity(a, b)
+    torch.testing.assert_close(metrics.dino_similarity(x, y, model, image_size=side), expected, atol=1e-5, rtol=1e-5)
+    bare = metrics.dino_similarity(x, y, model, image_size=side, final_norm=False)
+    assert (bare - expected).abs().max() > 1e-3
+    torch.testing.assert_close(metrics.dino_similarity(x, x, model, image_size=side), torch.ones(10))
+
+
+def test_official_dino_similarity_is_vit_models_random_pooler():
+    """The published steps on the published class: the norm taken away, the pooler as transformers draws it."""
+    with tiny.seeded():
+        model = tiny.make_client("vit").eval()
+    x, y = photos(3, 32), photos(3, 32, seed=1)
+    value = metrics.dino_similarity_official(x, y, model, 7, image_size=32)
+    width, spread = model.config.hidden_size, model.config.initializer_range
+    drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(7)) * spread
+    published = copy.deepcopy(model)
+    published.layernorm = torch.nn.Identity()
+    with torch.no_grad():
+        published.pooler.dense.weight.copy_(drawn)
+        assert published.pooler.dense.bias.abs().max() == 0  # a layer that a checkpoint lacks has no bias at first
+        a, b = (published(pixels_for(published, images)).pooler_output for images in (x, y))
+    torch.testing.assert_close(value, torch.nn.functional.cosine_similarity(a, b), atol=1e-5, rtol=1e-5)
+
+
+def test_dinov2_has_no_random_pooler():
+    """What the module's docstring says of the two classes."""
+    with tiny.seeded():
+        dinov2, vit = tiny.make_client("dinov2").eval(), tiny.make_client("vit").eval()
+    assert not any("pooler" in name for name in dinov2.state_dict())
+    assert any("pooler.dense" in name for name in vit.state_dict())
+    with torch.no_grad():
+        out = dinov2(photos(2, 70))
+    assert torch.equal(out.pooler_output, out.last_hidden_state[:, 0])
+
+
+def test_only_the_official_dino_similarity_depends_on_a_seed(dino):
+    model, side = dino
+    x, y = photos(2, 48), photos(2, 48, seed=1)
+    official = [metrics.dino_similarity_official(x, y, model, seed, image_size=side) for seed in (0, 1, 0)]
+    assert (official[0] - official[1]).abs().min() > 1e-4
+    assert torch.equal(official[0], official[2])
+    torch.manual_seed(0)
+    first = metrics.dino_similarity(x, y, model, image_size=side)
+    torch.manual_seed(1)
+    assert torch.equal(first, metrics.dino_similarity(x, y, model, image_size=side))
+    torch.testing.assert_close(metrics.dino_similarity_official(x, x, model, 3, image_size=side), torch.ones(2))
+
+
+def test_dino_similarity_names_what_is_wrong(dino):
+    model, side = dino
+    x = photos(1, side)
+    with pytest.raises(ValueError, match="multiple of the model's patch"):
+        metrics.dino_similarity(x, x, model, image_size=side + 1)
+    with pytest.raises(TypeError, match="Linear; it must be transformers' Dinov2Model or ViTModel"):
+        metrics.dino_similarity(x, x, torch.nn.Linear(1, 1), image_size=side)
+    with pytest.raises(ValueError, match="x and y must have one shape"):
+        metrics.dino_similarity_official(x, photos(2, side), model, 0, image_size=side)
+    with pytest.raises(ValueError, match=r"call model\.eval"):
+        metrics.dino_similarity(x, x, copy.deepcopy(model).train(), image_size=side)
 
 
 # --- kernel distance --------------------------------------------------------------------------------------------------

@@ -101,6 +101,14 @@ def test_grid_labels_follow_their_images():
         (lambda: plots.curves({"a": [1.0, 2.0]}, [0.0], xlabel="", ylabel=""), "2 values"),
         (lambda: plots.curves({"a": [1.0]}, xlabel="", ylabel="", bands={"b": ([0.0], [1.0])}), "bands"),
         (lambda: plots.intervals({}, ""), "values is empty"),
+        (lambda: plots.plane({}, radius=1, xlabel="", ylabel=""), "points must hold"),
+        (lambda: plots.plane({"a": torch.zeros(3)}, radius=1, xlabel="", ylabel=""), "points must hold"),
+        (lambda: plots.plane({"a": torch.zeros(1, 2)}, radius=0, xlabel="", ylabel=""), "radius is 0"),
+        (lambda: plots.plane({"a": torch.zeros(1, 2)}, radius=1, joined=["b"], xlabel="", ylabel=""), "joined"),
+        (
+            lambda: plots.plane({"a": torch.zeros(1, 2)}, radius=1, names={"a": ["x", "y"]}, xlabel="", ylabel=""),
+            r"names\['a'\] has 2 texts",
+        ),
         (lambda: plots.heat_maps({}, ""), "maps must hold"),
         (lambda: plots.heat_maps({"a": torch.zeros(3)}, ""), "maps must hold"),
     ],
@@ -135,10 +143,37 @@ def test_curves_draw_the_numbers_given():
     assert len({c for c, _ in looks}) == len({d for _, d in looks}) == 2, "colour alone does not tell lines apart"
 
 
+def test_counted_things_have_whole_ticks():
+    ticks = plots.curves({"a": [1.0, 2.0, 3.0, 4.0]}, range(1, 5), xlabel="turn", ylabel="y").axes[0].get_xticks()
+    assert all(tick == round(tick) for tick in ticks)
+    ticks = plots.curves({"a": [1.0, 2.0]}, [0.0, 0.5], xlabel="rate", ylabel="y").axes[0].get_xticks()
+    assert any(tick != round(tick) for tick in ticks)
+
+
 def test_intervals_show_value_and_both_ends():
     axes = plots.intervals({"DRAG": (0.5, 0.4, 0.7), "grey": 0.2}, "MS-SSIM").axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["DRAG", "grey"]
     assert [line.get_xdata().tolist() for line in axes.lines] == [[0.4, 0.7], [0.5], [0.2, 0.2], [0.2]]
+
+
+def test_plane_draws_points_and_a_round_circle():
+    points = {"on": torch.tensor([[2.0, 0.0], [0.0, 2.0]]), "off": torch.tensor([[3.0, 1.0]])}
+    figure = plots.plane(points, radius=2.0, band=0.1, names={"off": ["far"]}, joined=["on"], xlabel="x", ylabel="y")
+    axes = figure.axes[0]
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert drawn["on"].get_xydata().tolist() == [[2, 0], [0, 2]]
+    assert drawn["off"].get_xydata().tolist() == [[3, 1]]
+    assert drawn["on"].get_linestyle() != drawn["off"].get_linestyle() == "None"
+    np.testing.assert_allclose(np.hypot(*axes.lines[0].get_xydata().T), 2.0)
+    np.testing.assert_allclose(sorted({round(float(np.hypot(*p)), 6) for p in axes.patches[0].get_xy()}), [1.9, 2.1])
+    assert [text.get_text() for text in axes.texts] == ["far"]
+    rendered(figure)  # limits are final once it is drawn
+    assert axes.get_aspect() == 1, "a circle must look round"
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert left < 0
+    assert bottom < 0
+    assert right > 3
+    assert top > 2
 
 
 def test_heat_maps_share_one_scale_and_are_symmetric_when_signed():
@@ -155,6 +190,7 @@ def test_figures_are_not_kept_by_pyplot_and_the_style_does_not_leak():
         plots.curves({"a": [1.0]}, xlabel="x", ylabel="y"),
         plots.intervals({"a": 1.0}, "x"),
         plots.heat_maps({"a": torch.ones(2, 2)}, "x"),
+        plots.plane({"a": torch.ones(1, 2)}, radius=1.0, xlabel="x", ylabel="y"),
     ]
     assert (plt.get_fignums(), plt.rcParams["font.size"], plt.rcParams["axes.grid"]) == before
     for figure in figures:

@@ -1,0 +1,86 @@
+"""Several attacks on the same photos, as rows of one table: values per photo, means, intervals, and the reference rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dragkit import data, experiment, metrics, zoo
+from dragkit.claims import Claim
+from dragkit.experiment import Case, Result
+from dragkit.images import grid, save_image
+
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ms_ssim": metrics.ms_ssim,
+    "ssim": metrics.ssim,
+    "psnr": metrics.psnr,
+    "st_lpips": metrics.st_lpips,
+}
+Rows = dict[str, dict[str, Any]]
+
+
+def score(images: Tensor, photos: Tensor) -> dict[str, list[float]]:
+    """Every metric of every photo."""
+    return {name: [round(v, 5) for v in metric(images, photos).tolist()] for name, metric in METRICS.items()}
+
+
+def row(images: Tensor, photos: Tensor) -> dict[str, Any]:
+    """Per-photo values, mean and 95 % interval of every metric."""
+    values = score(images, photos)
+    out: dict[str, Any] = {"per_photo": values}
+    for metric, v in values.items():
+        mean, low, high = metrics.bootstrap_ci(v)
+        out[metric] = {"mean": round(mean, 5), "ci": [round(low, 5), round(high, 5)]}
+    return out
+
+
+def result_row(result: Result) -> dict[str, Any]:
+    """`row` of an attack's result, with what it cost and the attacker's own distances."""
+    return row(result.images, result.photos) | {
+        "seconds_per_photo": round(result.seconds, 3),
+        "nfe": result.nfe,
+        "made_on": result.made_on,
+        "distance": [round(v, 5) for v in result.distance.tolist()],
+    }
+
+
+def compare(name: str, cases: Mapping[str, Case], panel: int = 8) -> tuple[Rows, dict[str, Tensor]]:
+    """Run the cases, add the reference rows, save a panel (photos on top) in the cache to look at.
+
+    Returns:
+        label -> row, and label -> images; the photos are under "photo" in the latter.
+    """
+    results = {label: experiment.run(case) for label, case in cases.items()}
+    first = next(iter(results.values()))
+    references = experiment.references(first.photos, zoo.load_prior(next(iter(cases.values())).prior))
+    rows = {label: result_row(r) for label, r in results.items()}
+    rows |= {label: row(images, first.photos) for label, images in references.items()}
+    images = {"photo": first.photos, **{label: r.images for label, r in results.items()}, **references}
+    shown = torch.cat([i[:panel] for i in images.values()])
+    save_image(grid(shown, columns=min(panel, len(first.photos))), data.cache_dir() / "panels" / f"{name}.png")
+    return rows, images
+
+
+def difference(rows: Rows, a: str, b: str, metric: str) -> metrics.Interval:
+    """Mean of `a - b` per photo, with its interval."""
+    return metrics.paired_difference(rows[a]["per_photo"][metric], rows[b]["per_photo"][metric])
+
+
+def claim(
+    id_: str,
+    statement: str,
+    interval: metrics.Interval,
+    n: int,
+    holds: bool,
+    *,
+    source: str,
+    key: str,
+    notebook: str,
+    unit: str = "",
+) -> Claim:
+    """A claim from an estimate and its interval, rounded to four digits."""
+    value, low, high = (round(v, 4) for v in interval)
+    return Claim(id_, statement, source, key, value, low, high, n, unit, bool(holds), notebook)

@@ -1,0 +1,60 @@
+"""Every method is a row that runs; equal budgets follow from what an iteration costs."""
+
+import pytest
+import torch
+
+from dragkit import methods, sweeps, zoo
+from dragkit.attacks import DragConfig, LikelihoodConfig, RmleConfig
+from dragkit.attacks.inverse import InverseConfig
+from dragkit.experiment import Case
+
+
+@pytest.mark.parametrize("name", ["drag", "rmle", "lm"])
+def test_methods_without_further_models_run_on_the_embedded_client(name):
+    client = zoo.load_client(at="block:2")
+    h = client(torch.rand(2, 3, 64, 64))
+    case = Case(sweeps._with_iterations(name, 2), "block:2", method=name)
+    found = methods.METHODS[name].run(h, client, case.knowledge(), case.config, 0)
+    assert found.images.shape == (2, 3, 64, 64) and found.nfe == 2
+
+
+def test_method_follows_from_the_settings():
+    told = {
+        methods.method_of(c) for c in (DragConfig.ci(), RmleConfig.fast(), LikelihoodConfig.fast(), InverseConfig())
+    }
+    assert told == {"drag", "rmle", "lm", "inverse"}
+    with pytest.raises(TypeError, match="config is a int"):
+        methods.method_of(3)
+
+
+def test_a_case_refuses_settings_of_another_method():
+    with pytest.raises(TypeError, match="takes a RmleConfig"):
+        Case(DragConfig.ci(), "block:6", method="rmle")
+    with pytest.raises(ValueError, match="method is 'magic'"):
+        Case(DragConfig.ci(), "block:6", method="magic")
+
+
+def test_names_of_models_reach_the_specification():
+    known = Case(DragConfig.ci(), "block:9").knowledge()
+    assert known.names(("diffusion", "network")) == [
+        "imagenette64/unet",
+        "imagenette64/vae",
+        "inverse/vit-imagenette64/block-9",
+    ]
+
+
+def test_equal_seconds_gives_cheap_methods_more_iterations(monkeypatch):
+    monkeypatch.setattr(sweeps, "seconds_per_iteration", lambda *given: {"drag": 0.04, "rmle": 0.01, "lm": 0.08})
+    got = sweeps.equal_seconds("any", "block:6", ["drag", "rmle", "lm", "inverse"], turns=100)
+    assert got["drag"].num_steps * got["drag"].recurrence == 100
+    assert got["rmle"].iterations == 400 and got["lm"].iterations == 50
+    assert isinstance(got["inverse"], InverseConfig)
+
+
+def test_budgets_of_the_small_presets_are_what_they_say():
+    for turns in (1, 3, 40, 100, 160):
+        config = DragConfig.small(turns)
+        assert abs(config.num_steps * config.recurrence - turns) < config.recurrence
+        plus = DragConfig.small_plus(turns)
+        kept = max(1, int(plus.strength * plus.num_steps))
+        assert abs(kept * plus.recurrence - turns) <= 2 * plus.recurrence
