@@ -6,6 +6,7 @@ chosen on training photos; what is reported is measured on validation photos.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dragkit.attacks import DragConfig, RmleConfig
 from dragkit.claims import Claim
 from dragkit.comparison import claim, compare, difference
 from dragkit.experiment import Case
+from dragkit.prior import LatentPrior
 from dragkit.readout import deepest_readable
 
 PAPER = "arXiv 2509.11724"
@@ -178,6 +180,61 @@ def models(n_samples: int = 1000, folder: Path | None = None) -> Path:
     return claims.write("models", f"dragkit measure models --n {n_samples}", [0], made, {"rows": rows}, folder)
 
 
+@torch.no_grad()
+def noise(folder: Path | None = None) -> Path:
+    """Noise loss of the prior on all validation latents, beside that of the best predictor that knows mean and covariance only.
+
+    The size of a noise loss depends on the latents, so it means nothing alone: the Gaussian predictor (a Wiener filter in the
+    eigenbasis of the training latents) is what it has to beat.
+    """
+    prior = zoo.load_prior()
+    train, val = (_latents(prior, split) for split in ("train", "val"))
+    mean, flat = train.mean(0), train.flatten(1)
+    power, basis = torch.linalg.eigh(torch.cov(flat.T))
+    generator = torch.Generator().manual_seed(1)
+    t = torch.linspace(0, 999, len(val)).long()[torch.randperm(len(val), generator=generator)]
+    eps = torch.randn(val.shape, generator=generator)
+    losses: dict[str, list[float]] = {"prior": [], "Gaussian predictor": [], "unit Gaussian predictor": []}
+    for z, steps, e in zip(val.split(128), t.split(128), eps.split(128), strict=True):
+        a = prior.alpha_bar[steps].float().view(-1, 1, 1, 1)
+        z_t = a.sqrt() * z + (1 - a).sqrt() * e
+        away = (z_t - a.sqrt() * mean).flatten(1) @ basis
+        a_, share = a.flatten(1), (1 - a).flatten(1)
+        wiener = (share.sqrt() * away / (a_ * power + share)) @ basis.T
+        predicted = {
+            "prior": prior.unet(z_t, steps).sample,
+            "Gaussian predictor": wiener.view_as(e),
+            "unit Gaussian predictor": (1 - a).sqrt() * z_t,
+        }
+        for name, guess in predicted.items():
+            losses[name] += (guess - e).square().flatten(1).mean(1).tolist()
+    rows = {name: {"noise_loss": metrics.bootstrap_ci(values)._asdict()} for name, values in losses.items()}
+    ratio = metrics.bootstrap_ci(
+        [math.log(a / b) for a, b in zip(losses["prior"], losses["Gaussian predictor"], strict=True)]
+    )
+    ratio = metrics.Interval(*(math.exp(v) for v in ratio))
+    made = claim(
+        "prior-noise-loss",
+        "The prior predicts the noise in validation latents better than anything that knows only their mean and covariance "
+        "(geometric mean of the ratio of the losses)",
+        ratio,
+        len(val),
+        ratio.high < 1,
+        source="dragkit",
+        key="ratio of noise losses",
+        notebook="02_diffusion_prior",
+    )
+    zoo.update_card(
+        f"{zoo.PRIOR}/unet", {"measured": {"noise_loss": {"value": rows["prior"]["noise_loss"]["mean"], "n": len(val)}}}
+    )
+    return claims.write("noise", "dragkit measure noise", [1], [made], {"rows": rows}, folder)
+
+
+def _latents(prior: LatentPrior, split: str) -> Tensor:
+    """Clean latents of all photos of a split, scaled: `(N, 16, 8, 8)`."""
+    return torch.cat([prior.encode(x.float() / 255) for x in data.imagenette(split)[0].split(128)])
+
+
 def _remember_in_cards(roundtrip: dict[str, list[float]], right: list[bool]) -> None:
     """Replace what the cards say of quality (measured while training, on a part of the split) by the whole split's figures."""
     figures = {metric: {"value": sum(v) / len(v), "n": len(v)} for metric, v in roundtrip.items()}
@@ -209,7 +266,6 @@ def _round_trip() -> dict[str, list[float]]:
 @torch.no_grad()
 def _prior_kernel_distance(n: int) -> dict[str, dict[str, float]]:
     """Kernel distance (KID formula) to validation photos, in the pooled last tokens of the real ViT-S: floor, before, after."""
-    from dragkit.prior import LatentPrior
     from dragkit.sampling import ddim_sample
     from dragkit.training import prior as training
 
@@ -239,6 +295,7 @@ def _prior_kernel_distance(n: int) -> dict[str, dict[str, float]]:
 
 MEASUREMENTS: dict[str, Callable[..., Path]] = {
     "models": models,
+    "noise": noise,
     "overfit": overfit,
     "recurrence": recurrence,
     "shuffle": shuffle,

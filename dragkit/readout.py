@@ -1,7 +1,7 @@
 """What a linear map reads from an IR: the least that is in it, found without any attack.
 
-Ridge regression from a token (with the prefix tokens appended) to the pixels of its patch, around the mean of each position. A photo that
-a linear map shows is determined by the message; where an attack fails on such a message, the search failed and not the message.
+Ridge regression from a token (with the prefix tokens appended) to the pixels of its patch, around the mean of each position. A
+photo that a linear map shows is determined by the message; where an attack fails on it, the search failed and not the message.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Comparisons of attacks (`dragkit sweep NAME`): all methods over depth, each ingredient of DRAG, recurrence, guidance rate, budget.
+"""Comparisons of attacks (`dragkit sweep NAME`): all methods over depth, each ingredient of DRAG, recurrence, rate, budget.
 
-All run on the same validation photos and are resumable. Settings were chosen on training photos (`dragkit sweep search`). Budgets are
-equal in seconds, not in iterations: what an iteration costs is timed side by side first, and the iterations follow from that.
+All run on the same validation photos and are resumable. Settings were chosen on training photos (`dragkit sweep search`). Budgets
+are equal in seconds, not in iterations: what an iteration costs is timed side by side first, and the iterations follow from that.
 """
 
 from __future__ import annotations

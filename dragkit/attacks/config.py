@@ -19,8 +19,8 @@ class DragConfig:
         step: how a direction becomes a step: "spherical" (DSG), "dps", "ugd" or "mpgd" (see `dragkit.guidance`).
         guidance_rate: weight of the direction against the step's noise, 0 to 1 for "spherical"; a plain factor for the others.
         rate_schedule: "constant", "rising" (from 0 to the rate as the image gets clean) or "falling".
-        guidance_window, recurrence_window: the part of the diffusion, as (from, to) in shares of the timesteps, 0 clean and 1 noise,
-            in which there is guidance, and in which there is more than one turn (FreeDoM, arXiv 2303.09833).
+        guidance_window, recurrence_window: the part of the diffusion, as (from, to) in shares of the timesteps, 0 clean and 1
+            noise, in which there is guidance, and in which there is more than one turn (FreeDoM, arXiv 2303.09833).
         interpolation: "lerp" or "slerp" between noise and direction on the sphere.
         smoothing: "adam" (moments kept over all iterations, never reset) or "none" (the raw gradient).
         betas: decay of Adam's moments.
