@@ -254,6 +254,52 @@ def inverse(
     _done(commands.train_inverse(config, recipe, client, split), commands.inverse_run(client, split), ship)
 
 
+@train_app.command()
+def gan(
+    steps: Steps = 30_000,
+    batch: int = 32,
+    lr: float = 3e-4,
+    channels: Annotated[str, typer.Option(help="of the generator, at 4, 8, 16, ... pixels")] = "128,128,96,64,32",
+    r1: Annotated[float, typer.Option(help="weight of the gradient penalty")] = 1.0,
+    minutes: Minutes = 0.0,
+    device: str = "auto",
+    seed: int = 0,
+    ship: Ship = False,
+) -> None:
+    """The GAN in whose latent space GLASS searches."""
+    from dragkit.training import gan_commands
+    from dragkit.training.gan import GanRecipe
+    from dragkit.training.loop import TrainConfig
+
+    config = TrainConfig(steps, batch, lr, ema=0.999, clip=100.0, device=device, seed=seed, minutes=minutes or None)
+    widths = _numbers(channels)
+    _done(gan_commands.train_gan(config, GanRecipe(channels=widths, critic_channels=widths, r1=r1)), "gan", ship)
+
+
+@train_app.command()
+def gan_encoder(
+    client: Annotated[str, typer.Option(help="an embedded client")] = "vit-imagenette64",
+    split: Annotated[str, typer.Option(help="where it is cut: block:9, or a module name")] = "block:9",
+    steps: Steps = 6_000,
+    batch: int = 32,
+    lr: float = 1e-3,
+    width: int = 128,
+    depth: int = 2,
+    minutes: Minutes = 0.0,
+    device: str = "auto",
+    seed: int = 0,
+    ship: Ship = False,
+) -> None:
+    """The encoder that starts GLASS++: from the representation to the GAN's styles."""
+    from dragkit.training import gan_commands
+    from dragkit.training.gan_encoder import EncoderRecipe
+    from dragkit.training.loop import TrainConfig
+
+    config = TrainConfig(steps, batch, lr, ema=0.998, device=device, seed=seed, minutes=minutes or None)
+    out = gan_commands.train_gan_encoder(config, EncoderRecipe(width, depth), client, split)
+    _done(out, gan_commands.encoder_run(client, split), ship)
+
+
 @app.command()
 def measure(
     name: Annotated[str, typer.Argument(help="models, noise, overfit, recurrence, shuffle or deep")],

@@ -93,7 +93,8 @@ def run(
     device = device or os.environ.get("DRAGKIT_DEVICE", "cpu")
     store = store or data.cache_dir() / "results"
     photos, _, indices = data.pick(case.split, case.n, seed=case.seed)
-    known, clients = case.knowledge(device), []  # loaded once, and only if something is missing
+    known = case.knowledge(device)
+    clients: list[SplitClient] = []  # loaded once, and only if something is missing
     parts, devices = [], set()
     for start in tqdm(range(0, case.n, batch), desc=describe(case), disable=not progress):
         chosen = slice(start, min(start + batch, case.n))

@@ -12,6 +12,9 @@ from typing import Any
 from dragkit.claims import results_folder
 
 
+MEASURED = ("models", "noise", "overfit", "recurrence", "shuffle", "deep")  # by `dragkit measure`; others by `dragkit sweep`
+
+
 class Listing:
     """Source code that a notebook shows with colours; made by `source`."""
 
@@ -100,9 +103,10 @@ def recorded(name: str, folder: Path | None = None) -> dict[str, Any] | None:
 
 def missing(name: str) -> str:
     """What a page says where `recorded(name)` is None."""
+    verb = "measure" if name in MEASURED else "sweep"
     return (
         f"Not available: book/results/{name}.json. The measurement has not been recorded here; "
-        f"`dragkit measure {name}` makes it."
+        f"`dragkit {verb} {name.partition('-')[0]}` makes it."
     )
 
 

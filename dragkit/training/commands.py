@@ -41,12 +41,12 @@ def train_autoencoder(config: TrainConfig, recipe: autoencoder.AutoencoderRecipe
     device = pick_device(config.device)
     task = autoencoder.AutoencoderTask(recipe, config.batch, config.seed, device)
     model = fit(task, config, run_folder("autoencoder"))
-    _round_to_fp16(task.model, model)
+    round_to_fp16(task.model, model)
     with torch.no_grad():
         latents = prior.encode_all(task.model, imagenette("train")[0][::4], device)
     task.model.register_to_config(scaling_factor=float(1 / latents.std()))
     measured = measure_autoencoder(task.model, device)
-    return _export(task.model, "autoencoder", f"{zoo.PRIOR}/vae", measured, config, asdict(recipe))
+    return export_model(task.model, "autoencoder", f"{zoo.PRIOR}/vae", measured, config, asdict(recipe))
 
 
 def train_prior(config: TrainConfig, recipe: prior.PriorRecipe) -> Path:
@@ -55,9 +55,9 @@ def train_prior(config: TrainConfig, recipe: prior.PriorRecipe) -> Path:
     vae = vae if vae.exists() else zoo.verify(f"{zoo.PRIOR}/vae")
     task = prior.PriorTask(recipe, vae, config.batch, config.seed, pick_device(config.device))
     model = fit(task, config, run_folder("prior"))
-    _round_to_fp16(task.model, model)
+    round_to_fp16(task.model, model)
     measured = {"noise_loss": {"value": task.evaluate(task.model)["noise_loss"], "n": len(task.val)}}
-    out = _export(task.model, "prior", f"{zoo.PRIOR}/unet", measured, config, asdict(recipe))
+    out = export_model(task.model, "prior", f"{zoo.PRIOR}/unet", measured, config, asdict(recipe))
     task.scheduler.save_pretrained(out / "scheduler")
     return out
 
@@ -67,9 +67,9 @@ def train_classifier(config: TrainConfig, recipe: classifier.ClassifierRecipe) -
     device = pick_device(config.device)
     task = classifier.ClassifierTask(recipe, config.batch, config.seed, device)
     model = fit(task, config, run_folder("classifier"))
-    _round_to_fp16(task.model, model)
+    round_to_fp16(task.model, model)
     measured = {"top1": {"value": classifier.top1(task.model, task.val, task.val_labels), "n": len(task.val)}}
-    out = _export(task.model, "classifier", zoo.CLIENT, measured, config, asdict(recipe))
+    out = export_model(task.model, "classifier", zoo.CLIENT, measured, config, asdict(recipe))
     classifier.image_processor().save_pretrained(out)
     return out
 
@@ -80,11 +80,11 @@ def train_inverse(config: TrainConfig, recipe: inverse.InverseRecipe, client: st
     task = inverse.InverseTask(recipe, zoo.load_client(client, split), config.batch, config.seed, device)
     run = inverse_run(client, split)
     model = fit(task, config, run_folder(run))
-    _round_to_fp16(task.model, model)
+    round_to_fp16(task.model, model)
     metrics = {"psnr": psnr, "ms_ssim": ms_ssim, "st_lpips": st_lpips}
-    measured = _measure(lambda x: task.rebuild(task.model, x), metrics, device)
+    measured = measure_rebuilt(lambda x: task.rebuild(task.model, x), metrics, device)
     name, command = zoo.inverse_name(client, split), f"inverse --client {client} --split {split}"
-    return _export(task.model, run, name, measured, config, asdict(recipe), command)
+    return export_model(task.model, run, name, measured, config, asdict(recipe), command)
 
 
 def inverse_run(client: str, split: str) -> str:
@@ -95,11 +95,11 @@ def inverse_run(client: str, split: str) -> str:
 def measure_autoencoder(model: AutoencoderKL, device: torch.device) -> dict[str, Any]:
     """Round trip (posterior mean) of the whole validation split: mean PSNR in dB, SSIM, ST-LPIPS."""
     metrics = {"psnr": psnr, "ssim": ssim, "st_lpips": st_lpips}
-    return _measure(lambda x: autoencoder.reconstruct(model, x), metrics, device)
+    return measure_rebuilt(lambda x: autoencoder.reconstruct(model, x), metrics, device)
 
 
 @torch.no_grad()
-def _measure(
+def measure_rebuilt(
     rebuild: Callable[[Tensor], Tensor], metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]], device: torch.device
 ) -> dict[str, Any]:
     """Mean of every metric between all validation photos and what `rebuild` makes of them."""
@@ -128,13 +128,13 @@ def ship(run: str) -> Path:
     return target
 
 
-def _round_to_fp16(model: nn.Module, averaged: nn.Module) -> None:
+def round_to_fp16(model: nn.Module, averaged: nn.Module) -> None:
     """Put the averaged weights, as precise as they are shipped, into `model`: what is measured is what is shipped."""
     model.load_state_dict(averaged.state_dict())
     model.half().float().eval()
 
 
-def _export(
+def export_model(
     model: Any,
     run: str,
     name: str,

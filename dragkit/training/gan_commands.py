@@ -8,7 +8,7 @@ from typing import Any
 
 from dragkit import zoo
 from dragkit.metrics import ms_ssim, psnr, st_lpips
-from dragkit.training.commands import _export, _measure, _round_to_fp16, run_folder
+from dragkit.training.commands import export_model, measure_rebuilt, round_to_fp16, run_folder
 from dragkit.training.gan import GanRecipe, GanTask
 from dragkit.training.gan_encoder import EncoderRecipe, EncoderTask
 from dragkit.training.loop import TrainConfig, fit, pick_device
@@ -22,14 +22,14 @@ def train_gan(config: TrainConfig, recipe: GanRecipe) -> Path:
     task = GanTask(recipe, config.batch, config.seed, device, zoo.load_client(at=FEATURES, device=str(device)))
     averaged: Any = fit(task, config, run_folder("gan"))
     averaged.generator.update_statistics()
-    _round_to_fp16(task.model, averaged)
+    round_to_fp16(task.model, averaged)
     samples, photos = task.sample_distance(task.model.generator), task.photo_distance()
     n = len(task.reference)
     measured = {
         "kernel_distance": {"value": samples.value, "se": samples.standard_error, "n": n, "features": FEATURES},
         "kernel_distance_of_training_photos": {"value": photos.value, "se": photos.standard_error, "n": n},
     }
-    return _export(task.model.generator, "gan", zoo.GAN, measured, config, asdict(recipe))
+    return export_model(task.model.generator, "gan", zoo.GAN, measured, config, asdict(recipe))
 
 
 def train_gan_encoder(config: TrainConfig, recipe: EncoderRecipe, client: str, split: str) -> Path:
@@ -43,12 +43,12 @@ def train_gan_encoder(config: TrainConfig, recipe: EncoderRecipe, client: str, s
     cut = zoo.load_client(client, split, device=str(device))
     task = EncoderTask(recipe, generator, cut, config.batch, config.seed, device)
     averaged = fit(task, config, run_folder(encoder_run(client, split)))
-    _round_to_fp16(task.model, averaged)
+    round_to_fp16(task.model, averaged)
     metrics = {"psnr": psnr, "ms_ssim": ms_ssim, "st_lpips": st_lpips}
-    measured = _measure(lambda x: task.rebuild(task.model, x), metrics, device)
+    measured = measure_rebuilt(lambda x: task.rebuild(task.model, x), metrics, device)
     command = f"gan-encoder --client {client} --split {split}"
     run, name = encoder_run(client, split), encoder_name(client, split)
-    return _export(task.model, run, name, measured, config, asdict(recipe), command)
+    return export_model(task.model, run, name, measured, config, asdict(recipe), command)
 
 
 def encoder_name(client: str, split: str) -> str:

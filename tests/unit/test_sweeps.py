@@ -1,0 +1,96 @@
+"""Sweeps compare on the same photos, and their verdicts follow from the intervals."""
+
+import json
+
+import pytest
+import torch
+
+from dragkit import comparison, experiment, sweeps
+from dragkit.attacks import DragConfig
+from dragkit.experiment import Result
+
+
+@pytest.fixture
+def faked(monkeypatch, tmp_path):
+    """Attacks whose result is the photo with noise; how much noise is decided per case."""
+    monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
+    photos = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    levels, seen = {}, []
+
+    def run(case, **options):
+        seen.append(case)
+        noise = torch.randn(photos.shape, generator=torch.Generator().manual_seed(1))
+        images = (photos + levels["of"](case) * noise).clamp(0, 1)
+        return Result(photos, images, torch.full((6,), 0.1), 0.5, 10, ["cpu"])
+
+    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.setattr(experiment, "references", lambda p, prior: {"mean image": torch.full_like(p, 0.5)})
+    monkeypatch.setattr(comparison.zoo, "load_prior", lambda name: None)
+
+    def use(level):
+        levels["of"] = level
+        return seen
+
+    return use, tmp_path
+
+
+def _claims(folder):
+    return {c["id"]: c for c in json.loads((folder / "claims.json").read_text())}
+
+
+def test_ablation_verdicts_follow_the_measurement(faked):
+    use, folder = faked
+    use(lambda case: 0.3 if not case.config.tweedie else 0.05)
+    out = sweeps.ablations(turns=20, n=6, folder=folder)
+    rows = json.loads(out.read_text())["rows"]
+    assert "no Adam, block:12" in rows and rows["DRAG, block:12"]["seconds_per_photo"] == 0.5
+    made = _claims(folder)
+    assert made["tweedie-needed"]["holds"] and made["tweedie-needed"]["ci_low"] > 0
+    assert not made["adam-helps"]["holds"]  # the same noise, so no difference
+
+
+def test_recurrence_curve_keeps_turns_or_steps(faked):
+    use, folder = faked
+    seen = use(lambda case: 0.2 / case.config.recurrence)
+    sweeps.recurrence_curve(turns=32, steps=5, n=6, folder=folder)
+    turns = [c.config.num_steps * c.config.recurrence for c in seen[:5]]
+    assert turns == [32] * 5 and [c.config.num_steps for c in seen[5:]] == [5] * 5
+    made = _claims(folder)["recurrence-curve"]
+    assert made["holds"] and "best mean: k=16" in made["statement"]
+
+
+def test_rates_need_an_optimum_inside(faked):
+    use, folder = faked
+    use(lambda case: 0.02 + abs(case.config.guidance_rate - 0.2))
+    sweeps.rates(turns=20, n=6, folder=folder)
+    assert _claims(folder)["guidance-rate-tradeoff"]["holds"]
+    use(lambda case: 0.5 - 0.5 * case.config.guidance_rate)
+    sweeps.rates(turns=20, n=6, folder=folder)
+    assert not _claims(folder)["guidance-rate-tradeoff"]["holds"]
+
+
+def test_baselines_claim_per_rival_and_block(faked, monkeypatch):
+    use, folder = faked
+    use(lambda case: {"drag": 0.05, "rmle": 0.3, "lm": 0.05}[case.name])
+    monkeypatch.setattr(sweeps, "available", lambda client, at: ["drag", "rmle", "lm"])
+    monkeypatch.setattr(sweeps, "seconds_per_iteration", lambda *given: {"drag": 1.0, "rmle": 0.5, "lm": 1.0})
+    seen = use(lambda case: {"drag": 0.05, "rmle": 0.3, "lm": 0.05}[case.name])
+    out = sweeps.baselines(turns=20, n=6, blocks=("block:3",), folder=folder)
+    told = json.loads(out.read_text())
+    assert (
+        told["rows"]["rMLE, block:3"]["method"] == "rMLE"
+        and told["rows"]["rMLE, block:3"]["config"]["iterations"] == 40
+    )
+    made = _claims(folder)
+    assert made["drag-beats-rmle/vit-imagenette64/block-3"]["holds"]
+    assert not made["drag-beats-lm/vit-imagenette64/block-3"]["holds"]
+    assert {c.precision for c in seen} == {"bfloat16"}
+
+
+def test_search_looks_at_training_photos_only(faked):
+    use, folder = faked
+    seen = use(lambda case: 0.1)
+    sweeps.search(turns=20, n=6, trials=4, folder=folder)
+    assert len(seen) == 8 and {c.split for c in seen} == {"train"}
+    assert isinstance(seen[0].config, DragConfig)
