@@ -302,7 +302,7 @@ def gan_encoder(
 
 @app.command()
 def measure(
-    name: Annotated[str, typer.Argument(help="models, noise, overfit, recurrence, shuffle or deep")],
+    name: Annotated[str, typer.Argument(help="models, noise, overfit, overfit_small, recurrence, shuffle or deep")],
     n: Annotated[int, typer.Option(help="photos (samples for `models`); 0 is the measurement's own number")] = 0,
     steps: Annotated[int, typer.Option(help="recurrence: DDIM steps")] = 0,
     at: Annotated[str, typer.Option(help="deep: split point")] = "",

@@ -11,8 +11,8 @@ from typing import Any
 
 from dragkit.claims import results_folder
 
-
-MEASURED = ("models", "noise", "overfit", "recurrence", "shuffle", "deep")  # by `dragkit measure`; others by `dragkit sweep`
+# What `dragkit measure` writes; everything else comes from `dragkit sweep`.
+MEASURED = ("models", "noise", "overfit", "overfit_small", "recurrence", "shuffle", "deep")
 
 
 class Listing:
