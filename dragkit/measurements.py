@@ -97,18 +97,21 @@ def shuffle(n: int = 32, config: DragConfig | None = None, folder: Path | None =
     return claims.write("shuffle", command, SEEDS, [made], {"config": vars(config), "rows": rows}, folder)
 
 
-def deep(n: int = 32, at: str = "", iterations: int = 400, folder: Path | None = None) -> Path:
-    """The real backbone, deep: DRAG against plain optimisation of pixels, at the same number of iterations.
+def deep(n: int = 32, at: str = "", iterations: int = 300, folder: Path | None = None) -> Path:
+    """The real backbone, deep: DRAG (with the small prior's settings, and with the published ones) against rMLE, equal iterations.
 
     `at` is by default the deepest block at which the IR still determines the photo (`readout`), judged on training photos.
     """
     read: dict[str, metrics.Interval] = {}
     if not at:
         at, read = deepest_readable(zoo.WILD_CLIENT)
-    config = DragConfig(num_steps=iterations // 4, recurrence=4)
+    settings = {
+        "DRAG": DragConfig.small(iterations),
+        "DRAG, published settings": DragConfig(num_steps=iterations // 4, recurrence=4),
+        "rMLE": RmleConfig(iterations=iterations),
+    }
     common: dict[str, Any] = {"client": zoo.WILD_CLIENT, "n": n, "precision": "bfloat16"}
-    cases = {"DRAG": Case(config, at, **common), "rMLE": Case(RmleConfig(iterations=iterations), at, **common)}
-    rows, _ = compare("deep", cases)
+    rows, _ = compare("deep", {label: Case(config, at, **common) for label, config in settings.items()})
     found = difference(rows, "DRAG", "rMLE", "st_lpips")
     made = claim(
         "drag-vs-rmle-deep",
