@@ -321,7 +321,9 @@ def measure(
 
 @app.command()
 def sweep(
-    name: Annotated[str, typer.Argument(help="search, baselines, ablations, recurrence_curve, rates or budgets")],
+    name: Annotated[
+        str, typer.Argument(help="search, baselines, retrieval, ablations, recurrence_curve, rates or budgets")
+    ],
     n: Annotated[int, typer.Option(help="photos; 0 is the sweep's own number")] = 0,
     turns: Annotated[int, typer.Option(help="turns of DRAG, whose time the other methods get too")] = 0,
     client: Annotated[str, typer.Option(help="baselines: an embedded client")] = "",

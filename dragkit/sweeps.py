@@ -21,9 +21,12 @@ from dragkit.attacks.glass import GlassConfig
 from dragkit.attacks.inverse import InverseConfig
 from dragkit.claims import Claim
 from dragkit.comparison import Rows, claim, compare, difference, result_row
+from dragkit.embedding import independent_embedding
 from dragkit.experiment import Case, run
+from dragkit.identification import Gallery, identify
 from dragkit.measurements import PAPER, SEEDS
 from dragkit.methods import METHODS
+from dragkit.probe import class_agreement, independent_classifier, rate
 from dragkit.store import remember
 
 BLOCKS = ("block:0", "block:3", "block:6", "block:9", "block:12")
@@ -95,23 +98,63 @@ def baselines(
     rows: Rows = {}
     short = "vit" if client == zoo.CLIENT else "focus"
     for at in blocks:
-        methods = available(client, at)
-        settings = equal_seconds(client, at, methods, turns)
-        cases = {
-            f"{METHODS[name].label}, {at}": Case(config, at, client=client, method=name, n=n, **FAST)
-            for name, config in settings.items()
-        }
+        cases = _equal_cases(client, at, turns, n)
         found, _ = compare(f"baselines-{short}-{at.replace(':', '-')}", cases)
-        for label, row in found.items():
-            name = next((m for m in methods if label == f"{METHODS[m].label}, {at}"), None)
-            if name is not None:
-                row |= {"method": METHODS[name].label, "at": at, "config": vars(settings[name])}
-            rows[label] = row
+        for label, case in cases.items():
+            found[label] |= {"method": METHODS[case.name].label, "at": at, "config": vars(case.config)}
+        rows |= found
     made = [c for name in ("rmle", "lm", "glass", "inverse") for c in _beats(rows, name, client, blocks, n)]
     made += _plus_improves(rows, client, blocks, n)
     command = f"dragkit sweep baselines --client {client} --turns {turns} --n {n}"
     told = {"client": client, "turns": turns, "blocks": list(blocks), "rows": rows}
     return claims.write(f"baselines-{short}", command, SEEDS, made, told, folder)
+
+
+def _equal_cases(client: str, at: str, turns: int, n: int) -> dict[str, Case]:
+    """Every available method at one cut, for the same time: "DRAG, block:9" -> case."""
+    settings = equal_seconds(client, at, available(client, at), turns)
+    return {
+        f"{METHODS[name].label}, {at}": Case(config, at, client=client, method=name, n=n, **FAST)
+        for name, config in settings.items()
+    }
+
+
+def retrieval(
+    client: str = zoo.CLIENT, turns: int = 100, n: int = 32, at: str = "block:9", folder: Path | None = None
+) -> Path:
+    """Does a reconstruction single its photo out among 1,000? Looked for by a network that is not the victim, and by class."""
+    cases = _equal_cases(client, at, turns, n)
+    _, images = compare(f"retrieval-{at.replace(':', '-')}", cases)
+    gallery = Gallery.build(n, seed=next(iter(cases.values())).seed)
+    look, name_class = independent_embedding(client), independent_classifier(client)
+    features = look(gallery.photos)
+    rows: Rows = {}
+    for label, shown in images.items():
+        found = identify(shown, gallery, look, features)
+        rows[label] = {
+            "top1": list(found["gallery"].top1),
+            "top5": list(found["gallery"].top5),
+            "mrr": list(found["gallery"].mrr),
+            "same_class_top1": list(found["same class"].top1),
+            "class_agreement": list(rate(class_agreement(shown, images["photo"], name_class))),
+            "ranks": found["gallery"].ranks.tolist(),
+        }
+    top1 = metrics.Interval(*rows[f"DRAG, {at}"]["top1"])
+    chance = 1 / len(gallery.photos)
+    made = claim(
+        "retrieval-top1",
+        f"From {at} of {client}, DRAG's picture is nearer to its photo than to all others of {len(gallery.photos)} in the eyes of an "
+        f"independent network, more often than by chance ({chance:.3f})",
+        top1,
+        n,
+        top1.low > chance,
+        source="dragkit",
+        key="top-1 rate",
+        notebook="08_baselines",
+    )
+    command = f"dragkit sweep retrieval --client {client} --turns {turns} --n {n}"
+    told = {"client": client, "at": at, "gallery": len(gallery.photos), "embedding": look.name, "rows": rows}
+    return claims.write("retrieval", command, SEEDS, [made], told, folder)
 
 
 def available(client: str, at: str) -> list[str]:
@@ -316,5 +359,6 @@ SWEEPS: dict[str, Callable[..., Path]] = {
     "ablations": ablations,
     "recurrence_curve": recurrence_curve,
     "rates": rates,
+    "retrieval": retrieval,
     "budgets": budgets,
 }
