@@ -26,6 +26,7 @@ from dragkit.experiment import Case, run
 from dragkit.identification import Gallery, identify
 from dragkit.measurements import PAPER, SEEDS
 from dragkit.methods import METHODS
+from dragkit.metrics import Interval
 from dragkit.probe import class_agreement, independent_classifier, rate
 from dragkit.store import remember
 
@@ -139,12 +140,12 @@ def retrieval(
             "class_agreement": list(rate(class_agreement(shown, images["photo"], name_class))),
             "ranks": found["gallery"].ranks.tolist(),
         }
-    top1 = metrics.Interval(*rows[f"DRAG, {at}"]["top1"])
+    top1 = Interval(*rows[f"DRAG, {at}"]["top1"])
     chance = 1 / len(gallery.photos)
     made = claim(
         "retrieval-top1",
-        f"From {at} of {client}, DRAG's picture is nearer to its photo than to all others of {len(gallery.photos)} in the eyes of an "
-        f"independent network, more often than by chance ({chance:.3f})",
+        f"From {at} of {client}, DRAG's picture is nearer to its photo than to all others of {len(gallery.photos)}, in the eyes of "
+        f"an independent network, more often than by chance ({chance:.3f})",
         top1,
         n,
         top1.low > chance,
