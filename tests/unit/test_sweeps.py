@@ -88,9 +88,11 @@ def test_baselines_claim_per_rival_and_block(faked, monkeypatch):
     assert {c.precision for c in seen} == {"bfloat16"}
 
 
-def test_search_looks_at_training_photos_only(faked):
+def test_search_looks_at_training_photos_only_and_refines_the_best(faked):
     use, folder = faked
-    seen = use(lambda case: 0.1)
-    sweeps.search(turns=20, n=6, trials=4, folder=folder)
-    assert len(seen) == 8 and {c.split for c in seen} == {"train"}
-    assert isinstance(seen[0].config, DragConfig)
+    seen = use(lambda case: 0.1 + 0.3 * abs(case.config.guidance_rate - 0.65) + 0.05 * case.config.recurrence)
+    told = json.loads(sweeps.search(turns=20, n=6, trials=4, folder=folder).read_text())
+    assert {c.split for c in seen} == {"train"} and {c.at for c in seen} == {"block:0", "block:12"}
+    assert seen[0].config == DragConfig(num_steps=5, recurrence=4)
+    assert told["winner"]["guidance_rate"] == 0.65 and told["winner"]["recurrence"] == 1
+    assert all(c.config.num_steps * c.config.recurrence == 20 for c in seen)
