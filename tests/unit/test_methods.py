@@ -3,17 +3,18 @@
 import pytest
 import torch
 
-from dragkit import methods, sweeps, zoo
+from dragkit import methods, zoo
 from dragkit.attacks import DragConfig, LikelihoodConfig, RmleConfig
 from dragkit.attacks.inverse import InverseConfig
 from dragkit.experiment import Case
+from dragkit.sweeps import budget
 
 
 @pytest.mark.parametrize("name", ["drag", "rmle", "lm"])
 def test_methods_without_further_models_run_on_the_embedded_client(name):
     client = zoo.load_client(at="block:2")
     h = client(torch.rand(2, 3, 64, 64))
-    case = Case(sweeps._with_iterations(name, 2), "block:2", method=name)
+    case = Case(budget.with_iterations(name, 2), "block:2", method=name)
     found = methods.METHODS[name].run(h, client, case.knowledge(), case.config, 0)
     assert found.images.shape == (2, 3, 64, 64) and found.nfe == 2
 
@@ -44,8 +45,8 @@ def test_names_of_models_reach_the_specification():
 
 
 def test_equal_seconds_gives_cheap_methods_more_iterations(monkeypatch):
-    monkeypatch.setattr(sweeps, "seconds_per_iteration", lambda *given: {"drag": 0.04, "rmle": 0.01, "lm": 0.08})
-    got = sweeps.equal_seconds("any", "block:6", ["drag", "rmle", "lm", "inverse"], turns=100)
+    monkeypatch.setattr(budget, "seconds_per_iteration", lambda *given: {"drag": 0.04, "rmle": 0.01, "lm": 0.08})
+    got = budget.equal_seconds("any", "block:6", ["drag", "rmle", "lm", "inverse"], turns=100)
     assert got["drag"].num_steps * got["drag"].recurrence == 100
     assert got["rmle"].iterations == 400 and got["lm"].iterations == 50
     assert isinstance(got["inverse"], InverseConfig)

@@ -24,7 +24,7 @@ def faked(monkeypatch, tmp_path):
         return Result(photos, images, torch.full((6,), 0.1), 0.5, 10, ["cpu"])
 
     monkeypatch.setattr(experiment, "run", run)
-    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.setattr("dragkit.sweeps.tuning.run", run)
     monkeypatch.setattr(experiment, "references", lambda p, prior: {"mean image": torch.full_like(p, 0.5)})
     monkeypatch.setattr(comparison.zoo, "load_prior", lambda name: None)
 
@@ -73,8 +73,10 @@ def test_rates_need_an_optimum_inside(faked):
 def test_baselines_claim_per_rival_and_block(faked, monkeypatch):
     use, folder = faked
     use(lambda case: {"drag": 0.05, "rmle": 0.3, "lm": 0.05}[case.name])
-    monkeypatch.setattr(sweeps, "available", lambda client, at: ["drag", "rmle", "lm"])
-    monkeypatch.setattr(sweeps, "seconds_per_iteration", lambda *given: {"drag": 1.0, "rmle": 0.5, "lm": 1.0})
+    monkeypatch.setattr("dragkit.sweeps.budget.available", lambda client, at: ["drag", "rmle", "lm"])
+    monkeypatch.setattr(
+        "dragkit.sweeps.budget.seconds_per_iteration", lambda *given: {"drag": 1.0, "rmle": 0.5, "lm": 1.0}
+    )
     seen = use(lambda case: {"drag": 0.05, "rmle": 0.3, "lm": 0.05}[case.name])
     out = sweeps.baselines(turns=20, n=6, blocks=("block:3",), folder=folder)
     told = json.loads(out.read_text())

@@ -1,0 +1,81 @@
+"""Every method at every depth, for the same time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dragkit import claims, zoo
+from dragkit.claims import Claim
+from dragkit.comparison import Rows, claim, compare, difference
+from dragkit.measurements import PAPER, SEEDS
+from dragkit.methods import METHODS
+from dragkit.sweeps.budget import equal_cases
+
+BLOCKS = ("block:0", "block:3", "block:6", "block:9", "block:12")
+
+
+def baselines(
+    client: str = zoo.CLIENT,
+    turns: int = 160,
+    n: int = 32,
+    blocks: tuple[str, ...] = BLOCKS,
+    folder: Path | None = None,
+) -> Path:
+    """Every method whose knowledge is in the zoo, at every block, for the seconds that DRAG needs for `turns` turns."""
+    rows: Rows = {}
+    short = "vit" if client == zoo.CLIENT else "focus"
+    for at in blocks:
+        cases = equal_cases(client, at, turns, n)
+        found, _ = compare(f"baselines-{short}-{at.replace(':', '-')}", cases)
+        for label, case in cases.items():
+            found[label] |= {"method": METHODS[case.name].label, "at": at, "config": vars(case.config)}
+        rows |= found
+    made = [c for name in ("rmle", "lm", "glass", "inverse") for c in _beats(rows, name, client, blocks, n)]
+    made += _plus_improves(rows, client, blocks, n)
+    command = f"dragkit sweep baselines --client {client} --turns {turns} --n {n}"
+    told = {"client": client, "turns": turns, "blocks": list(blocks), "rows": rows}
+    return claims.write(f"baselines-{short}", command, SEEDS, made, told, folder)
+
+
+def _beats(rows: Rows, rival: str, client: str, blocks: tuple[str, ...], n: int) -> list[Claim]:
+    """At each block: is DRAG's ST-LPIPS lower than the rival's?"""
+    made = []
+    for at in blocks:
+        ours, theirs = f"DRAG, {at}", f"{METHODS[rival].label}, {at}"
+        if theirs not in rows:
+            continue
+        found = difference(rows, ours, theirs, "st_lpips")
+        made.append(
+            claim(
+                f"drag-beats-{rival}/{client}/{at.replace(':', '-')}",
+                f"On {client} at {at}, DRAG has a lower ST-LPIPS than {METHODS[rival].label} in the same time",
+                found,
+                n,
+                found.high < 0,
+                source=f"{PAPER}, main comparison",
+                key="st_lpips difference",
+                notebook="08_baselines",
+            )
+        )
+    return made
+
+
+def _plus_improves(rows: Rows, client: str, blocks: tuple[str, ...], n: int) -> list[Claim]:
+    made = []
+    for at in blocks:
+        if f"DRAG++, {at}" not in rows:
+            continue
+        found = difference(rows, f"DRAG++, {at}", f"DRAG, {at}", "st_lpips")
+        made.append(
+            claim(
+                f"dragpp-improves/{client}/{at.replace(':', '-')}",
+                f"On {client} at {at}, starting from the inverse network's answer lowers DRAG's ST-LPIPS in the same time",
+                found,
+                n,
+                found.high < 0,
+                source=f"{PAPER}, DRAG++",
+                key="st_lpips difference",
+                notebook="09_dragpp",
+            )
+        )
+    return made

@@ -1,0 +1,123 @@
+"""What each ingredient of DRAG is worth: one changed at a time, recurrence, guidance rate, budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dragkit import claims, zoo
+from dragkit.attacks import DragConfig
+from dragkit.comparison import Rows, claim, compare, difference, result_row
+from dragkit.experiment import Case, run
+from dragkit.measurements import PAPER, SEEDS
+from dragkit.methods import METHODS
+from dragkit.sweeps.budget import FAST, equal_seconds
+
+
+def ablations(
+    turns: int = 100, n: int = 32, blocks: tuple[str, ...] = ("block:12",), folder: Path | None = None
+) -> Path:
+    """DRAG with one ingredient changed at a time, the same number of turns."""
+    base = DragConfig.small(turns)
+    steps = turns // base.recurrence
+    changed = {
+        "DRAG": base,
+        "no Tweedie": base.with_(tweedie=False),
+        "no Adam": base.with_(smoothing="none"),
+        "no recurrence": base.with_(recurrence=1, num_steps=turns),
+        "Adam as published": base.with_(betas=(0.9, 0.999)),
+        "no clipping": base.with_(clip=None),
+        "slerp": base.with_(interpolation="slerp"),
+        "DPS": base.with_(step="dps", guidance_rate=0.5),
+        "UGD": base.with_(step="ugd", guidance_rate=2.0),
+        "MPGD": base.with_(step="mpgd", guidance_rate=1.0),
+        "decode Tweedie's estimate": base.with_(final_tweedie=True),
+    }
+    rows: Rows = {}
+    for at in blocks:
+        cases = {f"{label}, {at}": Case(config, at, n=n, **FAST) for label, config in changed.items()}
+        found, _ = compare(f"ablations-{at.replace(':', '-')}", cases)
+        rows |= {label: row | {"at": at} for label, row in found.items()}
+    at, made = blocks[-1], []
+    for id_, label, statement in (
+        ("tweedie-needed", "no Tweedie", "Without Tweedie's estimate the reconstruction is further from the photo"),
+        ("adam-helps", "no Adam", "Without Adam's smoothing the reconstruction is further from the photo"),
+    ):
+        found_difference = difference(rows, f"{label}, {at}", f"DRAG, {at}", "st_lpips")
+        made.append(
+            claim(
+                id_,
+                f"{statement} (in-house ViT, {at}, {steps} steps of {base.recurrence} turns)",
+                found_difference,
+                n,
+                found_difference.low > 0,
+                source=f"{PAPER}, ablation",
+                key="st_lpips difference",
+                notebook="07_ablations",
+            )
+        )
+    command = f"dragkit sweep ablations --turns {turns} --n {n}"
+    return claims.write("ablations", command, SEEDS, made, {"turns": turns, "rows": rows}, folder)
+
+
+def recurrence_curve(
+    turns: int = 160, steps: int = 10, n: int = 32, at: str = "block:12", folder: Path | None = None
+) -> Path:
+    """k = 1 ... 16 at the same number of turns (fewer steps), and at the same number of steps (more turns)."""
+    ks = (1, 2, 4, 8, 16)
+    base = DragConfig.small(turns)
+    cases = {
+        f"k={k}, equal turns": Case(base.with_(num_steps=turns // k, recurrence=k), at, n=n, **FAST) for k in ks
+    } | {f"k={k}, equal steps": Case(base.with_(num_steps=steps, recurrence=k), at, n=n, **FAST) for k in ks}
+    rows, _ = compare("recurrence-curve", cases)
+    best = max(ks, key=lambda k: rows[f"k={k}, equal turns"]["ms_ssim"]["mean"])
+    found = difference(rows, "k=16, equal turns", "k=1, equal turns", "ms_ssim")
+    made = claim(
+        "recurrence-curve",
+        f"At {at} with the same {turns} turns, 16 turns per step give a higher MS-SSIM than 1 (best mean: k={best})",
+        found,
+        n,
+        found.low > 0,
+        source=f"{PAPER}, ablation",
+        key="ms_ssim difference",
+        notebook="05_recurrence",
+    )
+    command = f"dragkit sweep recurrence_curve --turns {turns} --n {n}"
+    told = {"turns": turns, "steps": steps, "at": at, "rows": rows}
+    return claims.write("recurrence_curve", command, SEEDS, [made], told, folder)
+
+
+def rates(turns: int = 100, n: int = 32, at: str = "block:12", folder: Path | None = None) -> Path:
+    """Guidance rate: too low ignores the message, too high leaves the prior."""
+    chosen = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+    base = DragConfig.small(turns)
+    cases = {f"rate {r}": Case(base.with_(guidance_rate=r), at, n=n, **FAST) for r in chosen}
+    rows, _ = compare("rates", cases)
+    best = min(chosen, key=lambda r: rows[f"rate {r}"]["st_lpips"]["mean"])
+    inside = chosen[0] < best < chosen[-1]
+    gaps = [difference(rows, f"rate {r}", f"rate {best}", "st_lpips") for r in (chosen[0], chosen[-1])]
+    worst = min(gaps, key=lambda gap: gap.low)
+    made = claim(
+        "guidance-rate-tradeoff",
+        f"At {at} the guidance rate has an optimum inside the range: ST-LPIPS is lowest at {best} and higher at "
+        f"{chosen[0]} and {chosen[-1]} (value: the smaller of the two differences)",
+        worst,
+        n,
+        inside and worst.low > 0,
+        source=f"{PAPER}, failure signatures",
+        key="st_lpips difference",
+        notebook="07_ablations",
+    )
+    command = f"dragkit sweep rates --turns {turns} --n {n}"
+    return claims.write("rates", command, SEEDS, [made], {"turns": turns, "at": at, "rows": rows}, folder)
+
+
+def budgets(n: int = 32, at: str = "block:12", folder: Path | None = None) -> Path:
+    """Quality against seconds: DRAG and rMLE for 25 to 400 turns' time."""
+    rows: Rows = {}
+    for turns in (25, 50, 100, 200, 400):
+        settings = equal_seconds(zoo.CLIENT, at, ["drag", "rmle"], turns)
+        for name, config in settings.items():
+            result = run(Case(config, at, method=name, n=n, **FAST))
+            rows[f"{METHODS[name].label}, {turns} turns"] = result_row(result) | {"turns": turns}
+    command = f"dragkit sweep budgets --n {n}"
+    return claims.write("budgets", command, SEEDS, [], {"at": at, "rows": rows}, folder)
