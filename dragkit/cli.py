@@ -59,7 +59,12 @@ def reconstruct(
     prior: Annotated[
         str, typer.Option(help="the embedded prior, or a folder / hub name in diffusers' layout")
     ] = "imagenette64",
-    budget: Annotated[Budget, typer.Option(help="ci: 80 iterations, fast: 400, paper: 4,000")] = Budget.fast,
+    budget: Annotated[
+        Budget,
+        typer.Option(
+            help="ci: 80 turns, fast: 400 (both with the settings for the embedded prior), paper: 4,000 as published"
+        ),
+    ] = Budget.fast,
     out: Annotated[
         Path,
         typer.Option(help="picture to write: photo | reconstruction | what the prior's decoder could show at best"),
@@ -86,7 +91,8 @@ def reconstruct(
         h = split(x)
         ceiling = known.decode(known.encode(x)).clamp(0, 1)
     console.print(split, highlight=False)
-    config = getattr(DragConfig, budget.value)()
+    small = {Budget.ci: 80, Budget.fast: 400} if prior == zoo.PRIOR else {}
+    config = DragConfig.small(small[budget]) if budget in small else getattr(DragConfig, budget.value)()
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("DRAG", total=config.num_steps * config.recurrence)
 
