@@ -32,7 +32,7 @@ def baselines(
         rows |= found
     made = [c for name in ("rmle", "lm", "glass", "inverse") for c in _beats(rows, name, client, blocks, n)]
     made += _plus_improves(rows, client, blocks, n)
-    command = f"dragkit sweep baselines --client {client} --turns {turns} --n {n}"
+    command = f"dragkit sweep baselines --client {client} --turns {turns} --n {n} --blocks {','.join(blocks)}"
     told = {"client": client, "turns": turns, "blocks": list(blocks), "rows": rows}
     return claims.write(f"baselines-{short}", command, SEEDS, made, told, folder)
 

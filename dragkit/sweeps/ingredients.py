@@ -18,19 +18,23 @@ def ablations(
 ) -> Path:
     """DRAG with one ingredient changed at a time, the same number of turns."""
     base = DragConfig.small(turns)
-    steps = turns // base.recurrence
     changed = {
         "DRAG": base,
         "no Tweedie": base.with_(tweedie=False),
         "no Adam": base.with_(smoothing="none"),
-        "no recurrence": base.with_(recurrence=1, num_steps=turns),
+        "1 turn per step": base.with_(recurrence=1, num_steps=turns),
+        "4 turns per step": base.with_(recurrence=4, num_steps=turns // 4),
         "Adam as published": base.with_(betas=(0.9, 0.999)),
-        "no clipping": base.with_(clip=None),
+        "gradients clipped to 0.02" if base.clip is None else "no clipping": base.with_(
+            clip=0.02 if base.clip is None else None
+        ),
+        "published rate": base.with_(guidance_rate=0.2),
         "slerp": base.with_(interpolation="slerp"),
         "DPS": base.with_(step="dps", guidance_rate=0.5),
         "UGD": base.with_(step="ugd", guidance_rate=2.0),
         "MPGD": base.with_(step="mpgd", guidance_rate=1.0),
-        "decode Tweedie's estimate": base.with_(final_tweedie=True),
+        "decode the last latent": base.with_(final_tweedie=False),
+        "published settings": DragConfig(num_steps=turns // 4, recurrence=4),
     }
     rows: Rows = {}
     for at in blocks:
@@ -46,7 +50,7 @@ def ablations(
         made.append(
             claim(
                 id_,
-                f"{statement} (in-house ViT, {at}, {steps} steps of {base.recurrence} turns)",
+                f"{statement} (in-house ViT, {at}, {turns} turns)",
                 found_difference,
                 n,
                 found_difference.low > 0,
@@ -55,7 +59,7 @@ def ablations(
                 notebook="07_ablations",
             )
         )
-    command = f"dragkit sweep ablations --turns {turns} --n {n}"
+    command = f"dragkit sweep ablations --turns {turns} --n {n} --blocks {','.join(blocks)}"
     return claims.write("ablations", command, SEEDS, made, {"turns": turns, "rows": rows}, folder)
 
 
