@@ -55,7 +55,7 @@ def test_equal_seconds_gives_cheap_methods_more_iterations(monkeypatch):
 def test_budgets_of_the_small_presets_are_what_they_say():
     for turns in (1, 3, 40, 100, 160):
         config = DragConfig.small(turns)
-        assert abs(config.num_steps * config.recurrence - turns) < config.recurrence
+        assert config.num_steps * config.recurrence == turns
         plus = DragConfig.small_plus(turns)
         kept = max(1, int(plus.strength * plus.num_steps))
         assert abs(kept * plus.recurrence - turns) <= 2 * plus.recurrence

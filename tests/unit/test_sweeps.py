@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dragkit import comparison, experiment, sweeps
+from dragkit import claims, comparison, experiment, sweeps
 from dragkit.attacks import DragConfig
 from dragkit.experiment import Result
 
@@ -98,3 +98,9 @@ def test_search_looks_at_training_photos_only_and_refines_the_best(faked):
     assert seen[0].config == DragConfig(num_steps=5, recurrence=4)
     assert told["winner"]["guidance_rate"] == 0.65 and told["winner"]["recurrence"] == 1
     assert all(c.config.num_steps * c.config.recurrence == 20 for c in seen)
+
+
+def test_the_small_preset_is_the_winner_of_the_recorded_search():
+    recorded = json.loads((claims.results_folder() / "search.json").read_text())
+    winner = DragConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in recorded["winner"].items()})
+    assert DragConfig.small(recorded["turns"]) == winner
