@@ -16,7 +16,8 @@ def test_methods_without_further_models_run_on_the_embedded_client(name):
     h = client(torch.rand(2, 3, 64, 64))
     case = Case(budget.with_iterations(name, 2), "block:2", method=name)
     found = methods.METHODS[name].run(h, client, case.knowledge(), case.config, 0)
-    assert found.images.shape == (2, 3, 64, 64) and found.nfe == 2
+    assert found.images.shape == (2, 3, 64, 64)
+    assert found.nfe == 2 + (name == "drag")  # DRAG ends with one more prediction
 
 
 def test_method_follows_from_the_settings():
