@@ -18,7 +18,7 @@ from torch import Tensor
 from dragkit import guidance, schedule
 from dragkit.attacks.checkpoint import Checkpoint, fingerprint
 from dragkit.attacks.config import DragConfig
-from dragkit.attacks.problem import check_ir
+from dragkit.attacks.problem import check_ir, check_mask
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, cosine_distance
 from dragkit.images import validate_images
@@ -244,12 +244,7 @@ def _check(
 ) -> Tensor:
     """`h` in the precision of the attack's state. Raises ValueError for whatever could not work."""
     h = check_ir(h, client)
-    if mask is not None:
-        expected = tuple(client.tokens(h).shape[:2])
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask is {mask.dtype}; it must be bool, True for tokens that arrived")
-        if tuple(mask.shape) != expected:
-            raise ValueError(f"mask is {tuple(mask.shape)}; it must be {expected}, one entry per token")
+    check_mask(mask, client.tokens(h))
     if start is None and config.strength < 1:
         raise ValueError(
             f"strength is {config.strength} but there is no start image; without one the diffusion must run whole (1.0)"

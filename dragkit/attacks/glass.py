@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dragkit.attacks.checkpoint import fingerprint
 from dragkit.attacks.descent import Callback, DescentState, Pace, Parameters, Render, Target, descend, finish
-from dragkit.attacks.problem import check_ir
+from dragkit.attacks.problem import check_ir, check_mask
 from dragkit.attacks.rmle import total_variation
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, cosine_distance
@@ -255,10 +255,7 @@ def _check(
 ) -> None:
     if not isinstance(prior, StyleGenerator):
         raise TypeError(f"prior is a {type(prior).__name__}; GLASS searches a dragkit.generator.StyleGenerator")
-    if mask is not None and mask.dtype != torch.bool:
-        raise TypeError(f"mask is {mask.dtype}; it must be bool, True for tokens that arrived")
-    if mask is not None and mask.shape != tokens.shape[:2]:
-        raise ValueError(f"mask is {tuple(mask.shape)}; it must be {tuple(tokens.shape[:2])}, one entry per token")
+    check_mask(mask, tokens)
     if encoder is None:
         return
     if mask is not None and not mask.all():

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dragkit.attacks.problem import check_ir
+from dragkit.attacks.problem import check_ir, check_mask
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, cosine_distance
 from dragkit.reconstruction import Reconstruction
@@ -171,12 +171,7 @@ class InverseNetwork(nn.Module):
         n, d = self.shape.num_tokens, self.shape.token_width
         if tokens.ndim != 3 or tuple(tokens.shape[1:]) != (n, d):
             raise ValueError(f"tokens are {tuple(tokens.shape)}; this network takes (B, {n}, {d})")
-        if mask is None:
-            return
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask is {mask.dtype}; it must be bool, True for tokens that arrived")
-        if tuple(mask.shape) != (len(tokens), n):
-            raise ValueError(f"mask is {tuple(mask.shape)}; it must be {(len(tokens), n)}, one entry per token")
+        check_mask(mask, tokens)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` (in the precision the weights have now) and `config.json`."""

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dragkit.attacks.checkpoint import fingerprint
 from dragkit.attacks.descent import Callback, Pace, Parameters, Target, descend, finish
-from dragkit.attacks.problem import check_ir
+from dragkit.attacks.problem import check_ir, check_mask
 from dragkit.attacks.rmle import total_variation
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, cosine_distance
@@ -151,6 +151,7 @@ def likelihood(
     config = config or LikelihoodConfig.fast()
     threat.require(NEEDS, "LM")
     h = check_ir(h, client)
+    check_mask(mask, client.tokens(h))
     target = Target(client, client.tokens(h), mask, distance)
     chosen = image_seeds(seeds, len(h))
     noise = noise or SeededNoise(chosen, h.dtype, h.device)

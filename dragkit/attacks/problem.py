@@ -27,3 +27,19 @@ def check_ir(h: Tensor, client: SplitClient) -> Tensor:
     if not torch.isfinite(h).all():
         raise ValueError("h holds NaN or infinite values; what the server received cannot be compared with anything")
     return h.detach().clone().to(torch.float64 if h.dtype == torch.float64 else torch.float32)
+
+
+def check_mask(mask: Tensor | None, tokens: Tensor) -> None:
+    """Which of `tokens` `(B, N, D)` arrived: None, or bool `(B, N)` with one token or more for every image.
+
+    Raises:
+        TypeError: not bool. ValueError: another shape, or an image without tokens.
+    """
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask is {mask.dtype}; it must be bool, True for tokens that arrived")
+    if mask.shape != tokens.shape[:2]:
+        raise ValueError(f"mask is {tuple(mask.shape)}; it must be {tuple(tokens.shape[:2])}, one entry per token")
+    if not mask.any(1).all():
+        raise ValueError(f"mask leaves no token for image {int((~mask.any(1)).nonzero()[0])}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dragkit.attacks.checkpoint import fingerprint
 from dragkit.attacks.descent import Callback, Pace, Parameters, Target, descend, finish
-from dragkit.attacks.problem import check_ir
+from dragkit.attacks.problem import check_ir, check_mask
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, cosine_distance
 from dragkit.noise import SeededNoise, image_seeds
@@ -102,6 +102,7 @@ def rmle(
     config = config or RmleConfig.fast()
     threat.require(NEEDS, "rMLE")
     h = check_ir(h, client)
+    check_mask(mask, client.tokens(h))
     target = Target(client, client.tokens(h), mask, distance)
     side = config.image_size
     grey = torch.full((len(h), 3, side, side), 0.5, dtype=h.dtype, device=h.device)  # nearly 0 after normalisation

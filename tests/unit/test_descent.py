@@ -55,6 +55,22 @@ def test_ctrl_c_returns_the_best_so_far_and_resumes_exactly(client, h, tmp_path)
     assert rest.trace["distance"].shape == (12, 3)
 
 
+def test_missing_tokens_do_not_count_and_masks_are_checked(client, h):
+    mask = torch.ones(3, 16, dtype=torch.bool)  # of 4 x 4 places
+    mask[:, 8:] = False
+    other = h.clone()
+    other[:, :, 2:] += 1
+    seen = [rmle(given, client, None, CONFIG, mask=mask).images for given in (h, other)]
+    torch.testing.assert_close(seen[0], seen[1])
+    with pytest.raises(TypeError, match=r"mask is torch\.int64"):
+        rmle(h, client, None, CONFIG, mask=mask.long())
+    with pytest.raises(ValueError, match=r"mask is \(3, 4\)"):
+        rmle(h, client, None, CONFIG, mask=mask[:, :4])
+    mask[1] = False
+    with pytest.raises(ValueError, match="no token for image 1"):
+        rmle(h, client, None, CONFIG, mask=mask)
+
+
 def test_a_checkpoint_of_other_settings_is_refused(client, h, tmp_path):
     file = tmp_path / "rmle.safetensors"
     rmle(h, client, None, CONFIG, checkpoint=file)

@@ -1,5 +1,7 @@
 """GLASS finds what its generator can draw, per image, and keeps to the rules of all attacks."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -71,7 +73,7 @@ def test_portions_of_restarts_do_not_change_the_result(generator, client, photos
     few = CONFIG.with_(restarts=5, z_iterations=6, w_iterations=6)
     h = client(photos)
     whole = glass(h, client, generator, few)
-    monkeypatch.setattr("dragkit.attacks.glass.AT_ONCE", 6)  # two restarts of three images at a time
+    monkeypatch.setattr(sys.modules["dragkit.attacks.glass"], "AT_ONCE", 6)  # two restarts of three images at a time
     parts = glass(h, client, generator, few)
     torch.testing.assert_close(parts.images, whole.images, rtol=0, atol=1e-3)
     torch.testing.assert_close(parts.trace["restarts"], whole.trace["restarts"], rtol=1e-3, atol=1e-4)
@@ -80,7 +82,7 @@ def test_portions_of_restarts_do_not_change_the_result(generator, client, photos
 
 @pytest.mark.parametrize("at", [5, 20, 31], ids=["first portion", "second portion", "in W+"])
 def test_interrupted_anywhere_it_returns_the_best_and_resumes(generator, client, photos, tmp_path, monkeypatch, at):
-    monkeypatch.setattr("dragkit.attacks.glass.AT_ONCE", 6)
+    monkeypatch.setattr(sys.modules["dragkit.attacks.glass"], "AT_ONCE", 6)
     few = CONFIG.with_(restarts=4, z_iterations=12, w_iterations=14)  # two portions of 12, then 14
     h, file = client(photos), tmp_path / "run"
     whole = glass(h, client, generator, few)
