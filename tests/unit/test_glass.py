@@ -156,7 +156,7 @@ def test_refusals_come_before_the_work(generator, client, photos):
         glass(h, client, generator, encoder=encoder(client="other"), threat=NEEDS_ENCODER)
     with pytest.raises(ValueError, match=r"w\+ of \(4, 16\)"):
         glass(h, client, generator, encoder=encoder(layers=4), threat=NEEDS_ENCODER)
-    mask = torch.zeros(3, 16, dtype=torch.bool)
+    mask = torch.arange(16).expand(3, 16) < 5
     with pytest.raises(ValueError, match="leaves tokens out"):
         glass(h, client, generator, encoder=encoder(), mask=mask, threat=NEEDS_ENCODER)
     with pytest.raises(ValueError, match="one entry per token"):
