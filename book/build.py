@@ -99,22 +99,23 @@ def claims_page(claims: list[dict[str, Any]]) -> str:
         "(claims)=",
         "# What was claimed and what we measured",
         "",
-        "Each row is one claim of the paper or of this book: the notebook that measures it, the recorded key, the",
-        "value with its 95 % confidence interval, the number of images, and our verdict **at this scale** (small",
-        "models, 64 x 64 pixels, ten classes). The table is generated from `book/results/claims.json`.",
+        "Each row is one claim of the paper or of this book, with its source: our verdict **at this scale** (small",
+        "models, 64 x 64 pixels, ten classes), the value with its 95 % confidence interval and the recorded key, the",
+        "number of images, and the chapter that discusses it. The table is generated from `book/results/claims.json`.",
         "",
     ]
     if not claims:
         return "\n".join([*lines, "No claim has been measured yet."]) + "\n"
     lines += [
-        "| Claim | From | Measured in | Key | Value [95 % interval] | n | Holds here? |",
-        "|---|---|---|---|---|---|---|",
+        "| Claim | Holds here? | Value [95 % interval] | n | Chapter |",
+        "|---|---|---|---|---|",
     ]
     for claim in claims:
         value = f"{claim['value']:.3g} [{claim['ci_low']:.3g}, {claim['ci_high']:.3g}] {claim['unit']}".strip()
-        where = f"[{claim['notebook']}](../notebooks/{claim['notebook']}.ipynb)"
+        where = f"[{claim['notebook'].split('_')[0]}](../notebooks/{claim['notebook']}.ipynb)"
         verdict = "yes" if claim["holds"] else "**no**"
-        row = [claim["statement"], claim["source"], where, f"`{claim['key']}`", value, str(claim["n"]), verdict]
+        statement = f"{claim['statement']} ({claim['source']})"
+        row = [statement, verdict, f"{value} `{claim['key']}`", str(claim["n"]), where]
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |")
     lines += ["", "Where the numbers come from:", ""]
     for claim in claims:
