@@ -1,11 +1,11 @@
-"""Sweeps compare on the same photos, and their verdicts follow from the intervals."""
+"""Measurements and sweeps compare on the same photos, and their verdicts follow from the intervals."""
 
 import json
 
 import pytest
 import torch
 
-from dragkit import claims, comparison, experiment, sweeps
+from dragkit import claims, comparison, experiment, measurements, sweeps
 from dragkit.attacks import DragConfig
 from dragkit.experiment import Result
 
@@ -17,6 +17,11 @@ def faked(monkeypatch, tmp_path):
     photos = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     levels, seen = {}, []
 
+    def ceiling(p):
+        return (
+            p + levels["ceiling"] * torch.randn(p.shape, generator=torch.Generator().manual_seed(2))
+        ).clamp(0, 1)
+
     def run(case, **options):
         seen.append(case)
         noise = torch.randn(photos.shape, generator=torch.Generator().manual_seed(1))
@@ -25,11 +30,15 @@ def faked(monkeypatch, tmp_path):
 
     monkeypatch.setattr(experiment, "run", run)
     monkeypatch.setattr("dragkit.sweeps.tuning.run", run)
-    monkeypatch.setattr(experiment, "references", lambda p, prior: {"mean image": torch.full_like(p, 0.5)})
+    monkeypatch.setattr(
+        experiment,
+        "references",
+        lambda p, prior: {"mean image": torch.full_like(p, 0.5), "decoder ceiling": ceiling(p)},
+    )
     monkeypatch.setattr(comparison.zoo, "load_prior", lambda name: None)
 
-    def use(level):
-        levels["of"] = level
+    def use(level, ceiling=0.01):
+        levels.update(of=level, ceiling=ceiling)
         return seen
 
     return use, tmp_path
@@ -37,6 +46,35 @@ def faked(monkeypatch, tmp_path):
 
 def _claims(folder):
     return {c["id"]: c for c in json.loads((folder / "claims.json").read_text())}
+
+
+def test_overfit_is_judged_against_the_photo_or_against_a_low_ceiling(faked):
+    use, folder = faked
+    seen = use(lambda case: 0.05)
+    measurements.overfit(n=6, folder=folder)
+    made = _claims(folder)["overfit-embeddings"]
+    assert seen[0].config == DragConfig.paper() and seen[0].at == "block:0"
+    assert made["holds"] and made["key"] == "ms_ssim"
+    use(lambda case: 0.4)
+    measurements.overfit(n=6, folder=folder)
+    assert not _claims(folder)["overfit-embeddings"]["holds"]
+    use(lambda case: 0.4, ceiling=0.4)  # as good as the decoder can be
+    measurements.overfit(n=6, folder=folder)
+    made = _claims(folder)["overfit-embeddings"]
+    assert made["key"] == "ms_ssim / ceiling" and made["value"] == pytest.approx(1, abs=0.05)
+
+
+def test_deep_compares_at_the_deepest_readable_block(faked, monkeypatch):
+    use, folder = faked
+    monkeypatch.setattr(measurements, "deepest_readable", lambda name: ("block:10", {"block:10": (0.7, 0.6, 0.8)}))
+    seen = use(lambda case: 0.3 if case.name == "rmle" else 0.05)
+    out = measurements.deep(n=6, iterations=40, folder=folder)
+    assert {c.at for c in seen} == {"block:10"} and {c.client for c in seen} == {"focus-vit-s14"}
+    assert json.loads(out.read_text())["linear_readout_ms_ssim"] == {"block:10": [0.7, 0.6, 0.8]}
+    assert _claims(folder)["drag-vs-rmle-deep"]["holds"]
+    use(lambda case: 0.05)
+    measurements.deep(n=6, at="block:10", iterations=40, folder=folder)
+    assert not _claims(folder)["drag-vs-rmle-deep"]["holds"]
 
 
 def test_ablation_verdicts_follow_the_measurement(faked):
