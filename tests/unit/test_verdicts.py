@@ -18,9 +18,7 @@ def faked(monkeypatch, tmp_path):
     levels, seen = {}, []
 
     def ceiling(p):
-        return (
-            p + levels["ceiling"] * torch.randn(p.shape, generator=torch.Generator().manual_seed(2))
-        ).clamp(0, 1)
+        return (p + levels["ceiling"] * torch.randn(p.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
 
     def run(case, **options):
         seen.append(case)
