@@ -16,7 +16,12 @@ from torch import Tensor
 
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each image: `(B, *)` to `(B, 1, 1, 1)` (as many ones as axes)."""
-    return x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+    return per_image(x.flatten(1).norm(dim=1), x)
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """`(B,)` values with as many axes as `like`, so that each meets its own image."""
+    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def clip_norm(grad: Tensor, limit: float | None) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from dragkit.attacks.checkpoint import Checkpoint
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, cosine_distance
-from dragkit.guidance import AdamState, adam_direction
+from dragkit.guidance import AdamState, adam_direction, per_image
 from dragkit.noise import NoiseSource
 from dragkit.reconstruction import Reconstruction
 from dragkit.threat import ThreatModel
@@ -181,13 +181,13 @@ def _step(
     scale = _clip_scale(grads, pace.clip)
     moved: Parameters = {}
     for (name, p), g in zip(state.parameters.items(), grads, strict=True):
-        g = torch.where(_per_image(ok, g), g * _per_image(scale, g), 0.0)
+        g = torch.where(per_image(ok, g), g * per_image(scale, g), 0.0)
         state.adam[name] = adam = AdamState(state.adam[name].m, state.adam[name].v, state.adam[name].count)
         moved[name] = p - pace.lr * adam_direction(g, adam, pace.betas, pace.eps)
     moved = project(moved) if project is not None else moved
-    state.best = {n: torch.where(_per_image(better, p), state.parameters[n], p) for n, p in state.best.items()}
+    state.best = {n: torch.where(per_image(better, p), state.parameters[n], p) for n, p in state.best.items()}
     state.best_distance = torch.where(better, d, state.best_distance)
-    state.parameters = {n: torch.where(_per_image(ok, p), p, state.parameters[n]) for n, p in moved.items()}
+    state.parameters = {n: torch.where(per_image(ok, p), p, state.parameters[n]) for n, p in moved.items()}
     state.images, state.distance, state.iteration = images, d, state.iteration + 1
     state.trace.append(d.cpu())
     state.seconds += time.perf_counter() - started
@@ -207,7 +207,7 @@ def finish(
     parameters = state.parameters
     if interrupted:
         found = torch.isfinite(state.best_distance)
-        parameters = {n: torch.where(_per_image(found, p), state.best[n], p) for n, p in parameters.items()}
+        parameters = {n: torch.where(per_image(found, p), state.best[n], p) for n, p in parameters.items()}
     with torch.autocast(state.failed_at.device.type, enabled=False):
         images, _ = render(parameters, state.total)
         distance = torch.where(state.failed_at >= 0, torch.nan, target.measure(images))
@@ -221,8 +221,3 @@ def finish(
         interrupted,
         {"distance": torch.stack(state.trace)} if state.trace else {},
     )
-
-
-def _per_image(flags: Tensor, like: Tensor) -> Tensor:
-    """`(B,)` values with as many axes as `like`."""
-    return flags.view(-1, *[1] * (like.ndim - 1))

@@ -21,6 +21,7 @@ from dragkit.attacks.config import DragConfig
 from dragkit.attacks.problem import check_ir, check_mask
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, cosine_distance
+from dragkit.guidance import per_image
 from dragkit.images import validate_images
 from dragkit.noise import NoiseSource, SeededNoise, image_seeds
 from dragkit.prior import Prior
@@ -171,7 +172,7 @@ def _turn(state: DragState, problem: _Problem, noise: NoiseSource) -> None:
 
     grad, eps, x0_hat, d = _gradient(problem, state.z, state.t, a_t)
     failed = ~(torch.isfinite(d) & torch.isfinite(grad.flatten(1)).all(1))
-    grad = torch.where(_per_image(failed, grad), 0.0, guidance.clip_norm(grad, config.clip))
+    grad = torch.where(per_image(failed, grad), 0.0, guidance.clip_norm(grad, config.clip))
     direction = guidance.adam_direction(grad, state.adam, config.betas) if config.smoothing == "adam" else grad
 
     z = _guided_step(
@@ -183,9 +184,9 @@ def _turn(state: DragState, problem: _Problem, noise: NoiseSource) -> None:
     z_t = state.z
     failed |= ~torch.isfinite(z.flatten(1)).all(1) | (state.failed_at >= 0)
     state.failed_at = torch.where(failed & (state.failed_at < 0), state.iteration, state.failed_at)
-    state.z = torch.where(_per_image(failed, z), state.z, z)
+    state.z = torch.where(per_image(failed, z), state.z, z)
     better = ~failed & (d < state.best_distance)
-    state.best_x0 = torch.where(_per_image(better, z), x0_hat if config.tweedie else z_t, state.best_x0)
+    state.best_x0 = torch.where(per_image(better, z), x0_hat if config.tweedie else z_t, state.best_x0)
     state.best_distance = torch.where(better, d, state.best_distance)
     state.x0_hat, state.distance, state.iteration = x0_hat, d, state.iteration + 1
     state.trace.append(d.cpu())
@@ -282,7 +283,7 @@ def _finish(state: DragState, problem: _Problem, interrupted: bool, threat: Thre
     """Decode the last latent, or the best estimate of an interrupted run, and measure it once more; never under autocast."""
     z, nfe = state.z, state.iteration
     if interrupted:
-        z = torch.where(_per_image(torch.isfinite(state.best_distance), z), state.best_x0, z)
+        z = torch.where(per_image(torch.isfinite(state.best_distance), z), state.best_x0, z)
     elif problem.config.final_tweedie:
         a_0 = schedule.alpha_bar_at(problem.prior.alpha_bar, 0)
         z, nfe = schedule.tweedie(z, problem.prior.predict_noise(z, 0), a_0), nfe + 1
@@ -294,8 +295,3 @@ def _finish(state: DragState, problem: _Problem, interrupted: bool, threat: Thre
     recorded = {"distance": torch.stack(state.trace)} if state.trace else {}
     images = images.nan_to_num(0.5).clamp(0, 1)
     return Reconstruction(images, distance, nfe, state.seconds, threat, failed, interrupted, recorded)
-
-
-def _per_image(flags: Tensor, like: Tensor) -> Tensor:
-    """`(B,)` flags with as many axes as `like`, for `torch.where`."""
-    return flags.view(-1, *[1] * (like.ndim - 1))
