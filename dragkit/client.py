@@ -168,11 +168,22 @@ class SplitClient(nn.Module):
         return self.cut.run_client(((x - mean) / std).to(self.dtype))
 
     def server(self, h: Tensor) -> Tensor:
-        """The rest of the model: IR `h` `(B, *h_shape)` -> the model's first output (logits, embedding or tokens)."""
-        if not isinstance(h, Tensor) or tuple(h.shape[1:]) != self.h_shape:
+        """The rest of the model: IR `h` `(B, *h_shape)` -> the model's first output (logits, embedding or tokens).
+
+        A server that ignores the order of its patch tokens also takes fewer of them, `(B, n, D)`.
+
+        Raises:
+            ValueError: an IR of another shape, or of fewer tokens for a server that needs them all.
+        """
+        if not isinstance(h, Tensor) or (tuple(h.shape[1:]) != self.h_shape and not self._takes_fewer(h)):
             given = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
             raise ValueError(f"h is {given}; this client's IR is (B, {', '.join(map(str, self.h_shape))})")
         return self.cut.run_server(h.to(self.dtype))
+
+    def _takes_fewer(self, h: Tensor) -> bool:
+        """Whether `h` is some of the tokens, and the server does not mind."""
+        fits = self._kind == "BND" and h.ndim == 3 and h.shape[2] == self.h_shape[1]
+        return fits and self._prefix < h.shape[1] < self.h_shape[0] and self.layout.permutation_equivariant
 
     def free_server(self) -> int:
         """Drop the server's weights, for good. Returns how many parameters that was."""

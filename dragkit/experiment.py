@@ -16,12 +16,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dragkit import data, zoo
+from dragkit.adaptive import Heard, check_reply, hear
 from dragkit.client import SplitClient
-from dragkit.methods import METHODS, Knowledge, method_of
+from dragkit.defenses import check_recipe, defend, make
+from dragkit.methods import ATTACKER, METHODS, Knowledge, method_of
 from dragkit.prior import LatentPrior
 from dragkit.store import made_on, remember
 
 FORMAT = 2  # of the stored results; raise it when the code changes what a specification means
+DEFENDED = 2  # the same for what a defence or a reply does
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -32,7 +35,9 @@ class Case:
     Attributes:
         config: the attack's settings. at: split point. client, prior: names in the zoo.
         method: a name in `methods.METHODS`; None takes the first that has settings of this class.
-        defence: None, or "shuffle": the patch tokens are put in a random order before they are sent.
+        defence: recipe of what the client does to its message, such as "gaussian:0.5" or "drop:0.5+shuffle"; None for nothing.
+        adaptive: name of the attacker's reply to the defence (`dragkit.adaptive`); "" for one who does not know of it.
+        queries: how often each photo is sent, and the attacker listens.
         seed: chooses the photos; `attack_seed` the attack's randomness, one stream per photo.
         precision: "float32", or "bfloat16" to run the networks under autocast (state, schedule and final decoding stay float32).
     """
@@ -48,10 +53,17 @@ class Case:
     seed: int = 0
     attack_seed: int = 3407
     precision: str = "float32"
+    adaptive: str = ""
+    queries: int = 1
 
     def __post_init__(self) -> None:
-        if self.defence not in (None, "shuffle"):
-            raise ValueError(f"defence is {self.defence!r}; it must be None or 'shuffle'")
+        if self.defence is not None:
+            check_recipe(self.defence)
+        elif self.adaptive or self.queries != 1:
+            raise ValueError(
+                f"adaptive is {self.adaptive!r} and queries is {self.queries}, but there is no defence to reply to"
+            )
+        check_reply(self.adaptive)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
         if self.name not in METHODS:
@@ -67,7 +79,8 @@ class Case:
 
     def knowledge(self, device: str = "cpu") -> Knowledge:
         """What the attacker of this case may bring."""
-        return Knowledge(self.client, self.at, self.prior, device)
+        aware = (self.defence or "") if self.adaptive else ""
+        return Knowledge(self.client, self.at, self.prior, device, aware)
 
 
 @dataclass
@@ -113,16 +126,22 @@ def run(
 
 
 def describe(case: Case) -> str:
-    label = METHODS[case.name].label
-    return f"{label} {case.client} {case.at}{f' {case.defence}' if case.defence else ''}"
+    against = f" {case.defence}" if case.defence else ""
+    knowing = f" ({case.adaptive}{f', {case.queries} queries' if case.queries > 1 else ''})" if case.adaptive else ""
+    return f"{METHODS[case.name].label} {case.client} {case.at}{against}{knowing}"
 
 
 def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
     """All that the result of one batch depends on, as JSON."""
-    names = case.knowledge().names(METHODS[case.name].uses) + ([case.client] if case.client in zoo.names() else [])
+    names = case.knowledge().names(METHODS[case.name].uses) + ([case.client] if zoo.available(case.client) else [])
+    told = {**asdict(case), "n": None, "method": case.name}
+    if case.defence is None:  # as before there were replies: undefended results stay valid
+        del told["adaptive"], told["queries"]
+    else:
+        told["defence"] = [DEFENDED, case.defence]
     return {
         "format": FORMAT,
-        "case": {**asdict(case), "n": None, "method": case.name},
+        "case": told,
         "photos": indices,
         "seed": case.attack_seed + start,
         "weights": {name: zoo.card(name)["sha256"] for name in names},
@@ -132,34 +151,21 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
 def _attack(case: Case, photos: Tensor, client: SplitClient, known: Knowledge, seed: int) -> dict[str, Tensor]:
     with torch.no_grad():
         h = client(photos)
-    if case.defence == "shuffle":
-        h = shuffle_tokens(h, client, seed)
+    heard, threat = Heard(h), ATTACKER
+    if case.defence is not None:
+        defence = make(case.defence, client)
+        messages = defend(defence, h, seed, case.queries)
+        heard, threat = hear(case.adaptive, messages, defence, client, known)
     with torch.autocast(photos.device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
-        found = METHODS[case.name].run(h, client, known, case.config, seed)
+        found = METHODS[case.name].run(
+            heard.h, client, known, case.config, seed, mask=heard.mask, distance=heard.distance, threat=threat
+        )
     return {
         "images": found.images.float().cpu().contiguous(),
         "distance": found.distance.float().cpu(),
         "seconds": torch.tensor(found.seconds, dtype=torch.float64),
         "nfe": torch.tensor(found.nfe),
     }
-
-
-def shuffle_tokens(h: Tensor, client: SplitClient, seed: int) -> Tensor:
-    """`h` `(B, N, D)` with the patch tokens of each image in a random order of its own; prefix tokens (CLS) stay in front.
-
-    Raises:
-        ValueError: the server of this client would notice the order, so the defence would change its answers.
-    """
-    layout = client.layout
-    if layout.kind != "BND" or not layout.permutation_equivariant:
-        raise ValueError(
-            f"token shuffling needs tokens and a server that ignores their order; this client has {layout}"
-        )
-    prefix, patches = h[:, : layout.prefix_tokens], h[:, layout.prefix_tokens :]
-    generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(patches.shape[1], generator=generator) for _ in range(len(h))]
-    mixed = torch.stack([tokens[order.to(h.device)] for tokens, order in zip(patches, orders, strict=True)])
-    return torch.cat([prefix, mixed], 1)
 
 
 # -- reference rows --------------------------------------------------------------------------------------------------

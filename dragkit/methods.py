@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -15,19 +15,29 @@ from dragkit.attacks.dragpp import drag_plus_plus
 from dragkit.attacks.glass import GlassConfig, glass
 from dragkit.attacks.inverse import InverseConfig, InverseNetwork, inverse
 from dragkit.client import SplitClient
+from dragkit.distance import Distance, cosine_distance
 from dragkit.generator import StyleGenerator
 from dragkit.prior import LatentPrior
 from dragkit.reconstruction import Reconstruction
+from dragkit.threat import ThreatModel
+
+ATTACKER = ThreatModel(weights=True, public_data=True)
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the attacker may bring, loaded when it is first asked for: the embedded prior, GAN and inverse network."""
+    """What the attacker may bring, loaded when it is first asked for: the embedded prior, GAN and inverse network.
+
+    Attributes:
+        client, prior: names in the zoo. at: split point.
+        defence: recipe of the defence that the inverse network was trained against, "" for none.
+    """
 
     client: str
     at: str
     prior: str
     device: str = "cpu"
+    defence: str = ""
 
     @cached_property
     def diffusion(self) -> LatentPrior:
@@ -35,7 +45,7 @@ class Knowledge:
 
     @cached_property
     def network(self) -> InverseNetwork:
-        return zoo.load_inverse(self.client, self.at, device=self.device)
+        return zoo.load_inverse(self.client, self.at, self.defence, device=self.device)
 
     @cached_property
     def gan(self) -> StyleGenerator:
@@ -45,13 +55,48 @@ class Knowledge:
         """Zoo names of what a method uses, for the checksums in a result's specification."""
         known = {
             "diffusion": [f"{self.prior}/unet", f"{self.prior}/vae"],
-            "network": [zoo.inverse_name(self.client, self.at)],
+            "network": [zoo.inverse_name(self.client, self.at, self.defence)],
             "gan": [zoo.GAN],
         }
         return [name for kind in kinds for name in known[kind]]
 
 
-Run = Callable[[Tensor, SplitClient, Knowledge, Any, int], Reconstruction]
+class Run(Protocol):
+    """An attack with its knowledge filled in: `(h, client, known, config, seed)`, and what an adaptive attacker changes."""
+
+    def __call__(
+        self,
+        h: Tensor,
+        client: SplitClient,
+        known: Knowledge,
+        config: Any,
+        seed: int,
+        *,
+        mask: Tensor | None = None,
+        distance: Distance = cosine_distance,
+        threat: ThreatModel = ATTACKER,
+    ) -> Reconstruction: ...
+
+
+def with_prior(attack: Callable[..., Reconstruction], prior: str = "", extra: str = "") -> Run:
+    """`attack` with its prior, and `inverse_network` where `extra` says so, taken from these parts of `Knowledge`."""
+
+    def run(
+        h: Tensor,
+        client: SplitClient,
+        known: Knowledge,
+        config: Any,
+        seed: int,
+        *,
+        mask: Tensor | None = None,
+        distance: Distance = cosine_distance,
+        threat: ThreatModel = ATTACKER,
+    ) -> Reconstruction:
+        more = {"inverse_network": getattr(known, extra)} if extra else {}
+        brought = getattr(known, prior) if prior else None
+        return attack(h, client, brought, config, mask=mask, distance=distance, seeds=seed, threat=threat, **more)
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -59,7 +104,7 @@ class Method:
     """An attack as a row of a table.
 
     Attributes:
-        label: in tables. config: class of its settings. uses: which parts of `Knowledge`. run: `(h, client, known, config, seed)`.
+        label: in tables. config: class of its settings. uses: which parts of `Knowledge`. run: see `Run`.
     """
 
     label: str
@@ -69,26 +114,14 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "drag": Method(
-        "DRAG", DragConfig, ("diffusion",), lambda h, c, known, s, seed: drag(h, c, known.diffusion, s, seeds=seed)
-    ),
+    "drag": Method("DRAG", DragConfig, ("diffusion",), with_prior(drag, "diffusion")),
     "drag++": Method(
-        "DRAG++",
-        DragConfig,
-        ("diffusion", "network"),
-        lambda h, c, known, s, seed: drag_plus_plus(
-            h, c, known.diffusion, s, seeds=seed, inverse_network=known.network
-        ),
+        "DRAG++", DragConfig, ("diffusion", "network"), with_prior(drag_plus_plus, "diffusion", "network")
     ),
-    "inverse": Method(
-        "inverse network",
-        InverseConfig,
-        ("network",),
-        lambda h, c, known, s, seed: inverse(h, c, known.network, s, seeds=seed),
-    ),
-    "rmle": Method("rMLE", RmleConfig, (), lambda h, c, known, s, seed: rmle(h, c, None, s, seeds=seed)),
-    "lm": Method("LM", LikelihoodConfig, (), lambda h, c, known, s, seed: likelihood(h, c, None, s, seeds=seed)),
-    "glass": Method("GLASS", GlassConfig, ("gan",), lambda h, c, known, s, seed: glass(h, c, known.gan, s, seeds=seed)),
+    "inverse": Method("inverse network", InverseConfig, ("network",), with_prior(inverse, "network")),
+    "rmle": Method("rMLE", RmleConfig, (), with_prior(rmle)),
+    "lm": Method("LM", LikelihoodConfig, (), with_prior(likelihood)),
+    "glass": Method("GLASS", GlassConfig, ("gan",), with_prior(glass, "gan")),
 }
 
 

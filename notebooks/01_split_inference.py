@@ -37,8 +37,9 @@ import torch
 from torchvision.io import encode_jpeg
 from torchvision.transforms.v2 import functional as F
 
-from dragkit import data, experiment, pages, plots, zoo
+from dragkit import data, pages, plots, zoo
 from dragkit.client import SplitClient
+from dragkit.defenses import TokenShuffle, defend
 from dragkit.distance import cosine_distance
 from dragkit.record import record, record_panel
 from dragkit.threat import ThreatModel
@@ -198,12 +199,12 @@ else:
 # nothing depends on the order. So the phone may **shuffle the patch tokens** before it sends them.
 
 # %%
-pages.source(experiment.shuffle_tokens)
+pages.source(TokenShuffle.__call__)
 
 # %%
 with torch.no_grad():
     h = client(photos)
-    mixed = experiment.shuffle_tokens(h, client, seed)
+    mixed = defend(TokenShuffle.of(client), h, seed)[0]
     plain, shuffled = client.server(h), client.server(mixed)
     gap = float((plain - shuffled).abs().max())
     moved = float(cosine_distance(client.tokens(mixed), client.tokens(h)).mean())
@@ -269,7 +270,7 @@ pages.table(["attacker", "in words"], [[name, str(threat)] for name, threat in k
 # ```
 #
 # The IR is a map, channels first (`BCHW`). The server is convolutional and looks at neighbourhoods, so order matters: shuffling the
-# positions would change its answers, and `shuffle_tokens` refuses.
+# positions would change its answers, and `TokenShuffle` refuses.
 #
 # </details>
 #

