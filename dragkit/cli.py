@@ -13,7 +13,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dragkit.adaptive import Heard
     from dragkit.client import SplitClient
+    from dragkit.threat import ThreatModel
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 train_app = typer.Typer(
@@ -69,7 +73,12 @@ def reconstruct(
         Path,
         typer.Option(help="picture to write: photo | reconstruction | what the prior's decoder could show at best"),
     ] = Path("reconstruction.png"),
-    seed: Annotated[int, typer.Option(help="of the attack")] = 3407,
+    seed: Annotated[int, typer.Option(help="of the attack, and of the defence")] = 3407,
+    defence: Annotated[str, typer.Option(help="what the client does to the message, such as drop:0.5+shuffle")] = "",
+    adaptive: Annotated[
+        str, typer.Option(help="the reply of an attacker who knows the defence, such as mask; empty: does not know")
+    ] = "",
+    queries: Annotated[int, typer.Option(help="how often the photo is sent, each time defended anew")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Show what the intermediate representation of PHOTO gives away."""
@@ -80,6 +89,7 @@ def reconstruct(
     from dragkit.images import grid, load_image, save_image
     from dragkit.prior import LatentPrior
 
+    _check_defended(defence, adaptive, queries)
     split = _client(client, layer, device)
     known = (
         zoo.load_prior(prior, device=device)
@@ -91,6 +101,7 @@ def reconstruct(
         h = split(x)
         ceiling = known.decode(known.encode(x)).clamp(0, 1)
     console.print(split, highlight=False)
+    heard, threat = _heard(h, split, client, prior, defence, adaptive, queries, seed)
     small = {Budget.ci: 80, Budget.fast: 400} if prior == zoo.PRIOR else {}
     config = DragConfig.small(small[budget]) if budget in small else getattr(DragConfig, budget.value)()
     with Progress(console=console, transient=True) as progress:
@@ -99,7 +110,17 @@ def reconstruct(
         def show(state: DragState) -> None:
             progress.update(bar, completed=state.iteration)
 
-        found = drag(h, split, known, config, seeds=seed, callback=show)
+        found = drag(
+            heard.h,
+            split,
+            known,
+            config,
+            mask=heard.mask,
+            distance=heard.distance,
+            threat=threat,
+            seeds=seed,
+            callback=show,
+        )
     console.print(found, highlight=False)
     enlarged = max(1, 256 // known.image_size)  # small photos are hard to see: every pixel becomes a square
     shown = torch.cat([x, found.images, ceiling]).cpu().repeat_interleave(enlarged, 2).repeat_interleave(enlarged, 3)
@@ -200,6 +221,32 @@ def prior(
 
 
 @train_app.command()
+def pixel_prior(
+    steps: Steps = 20_000,
+    batch: int = 32,
+    lr: float = 2e-3,
+    channels: Annotated[str, typer.Option(help="width of each level, at 64, 32, 16, ... pixels")] = "32,48,96,128",
+    layers: Annotated[int, typer.Option(help="residual blocks per level")] = 1,
+    dropout: float = 0.0,
+    crop: Crop = 0.8,
+    minutes: Minutes = 0.0,
+    device: str = "auto",
+    seed: int = 0,
+    ship: Ship = False,
+) -> None:
+    """The noise predictor on pixels: a prior without an autoencoder."""
+    from dragkit.training import pixel_commands
+    from dragkit.training.loop import TrainConfig
+    from dragkit.training.pixel_prior import PixelRecipe
+
+    config = TrainConfig(
+        steps, batch, lr, ema=0.999, device=device, seed=seed, minutes=minutes or None, save_every=900.0
+    )  # saved seldom: each report takes about half a minute on one core
+    recipe = PixelRecipe(_numbers(channels), layers, dropout, crop)
+    _done(pixel_commands.train_pixel_prior(config, recipe), pixel_commands.RUN, ship)
+
+
+@train_app.command()
 def classifier(
     steps: Steps = 30_000,
     batch: int = 64,
@@ -243,12 +290,20 @@ def inverse(
     depth: int = 2,
     drop: Annotated[float, typer.Option(help="share of the tokens that are missing in training")] = 0.0,
     crop: Crop = 0.5,
+    defence: Annotated[str, typer.Option(help="train on messages defended so, such as gaussian:0.5")] = "",
+    start: Annotated[
+        str,
+        typer.Option(
+            help="inverse network to go on from; auto: the undefended one of this client, or of the client it was "
+            "fine-tuned from; none: random weights"
+        ),
+    ] = "auto",
     minutes: Minutes = 0.0,
     device: str = "auto",
     seed: int = 0,
     ship: Ship = False,
 ) -> None:
-    """The inverse network of a client: from the representation back to the photo."""
+    """The inverse network of a client: from the (defended) representation back to the photo."""
     from dragkit.training import commands
     from dragkit.training.inverse import InverseRecipe
     from dragkit.training.loop import TrainConfig
@@ -256,8 +311,85 @@ def inverse(
     config = TrainConfig(
         steps, batch, lr, warmup=50, ema=0.99, decay=0.4, device=device, seed=seed, minutes=minutes or None
     )
-    recipe = InverseRecipe(width, depth, drop=drop, crop=crop)
-    _done(commands.train_inverse(config, recipe, client, split), commands.inverse_run(client, split), ship)
+    began = {"auto": commands.inverse_start(client, split, defence), "none": ""}.get(start, start)
+    recipe = InverseRecipe(width, depth, drop=drop, crop=crop, start=began)
+    out = commands.train_inverse(config, recipe, client, split, defence)
+    _done(out, commands.inverse_run(client, split, defence), ship)
+
+
+@train_app.command()
+def server(
+    defence: Annotated[str, typer.Option(help="recipe, such as gaussian:1.0 or drop:0.5+shuffle")],
+    client: Annotated[str, typer.Option(help="an embedded client that classifies")] = "vit-imagenette64",
+    split: Annotated[str, typer.Option(help="where it is cut: block:6, or a module name")] = "block:6",
+    steps: Steps = 1_500,
+    batch: int = 32,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    minutes: Minutes = 0.0,
+    device: str = "auto",
+    seed: int = 0,
+    ship: Ship = False,
+) -> None:
+    """A server half that learns to live with a defence; the client half stays as it is."""
+    from dragkit.training import commands
+    from dragkit.training.loop import TrainConfig
+    from dragkit.training.server import ServerRecipe
+
+    config = TrainConfig(
+        steps,
+        batch,
+        lr,
+        warmup=50,
+        weight_decay=weight_decay,
+        ema=0.99,
+        decay=0.4,
+        device=device,
+        seed=seed,
+        minutes=minutes or None,
+    )
+    out = commands.train_server(config, ServerRecipe(), client, split, defence)
+    _done(out, commands.server_run(client, split, defence), ship)
+
+
+@train_app.command()
+def disco(
+    name: Annotated[
+        str, typer.Option(help="of the client that is made; a new one for every variant")
+    ] = "disco-vit-imagenette64",
+    split: Annotated[str, typer.Option(help="where it is cut: one with a shipped inverse network")] = "block:6",
+    steps: Steps = 1_000,
+    batch: int = 32,
+    lr: float = 5e-4,
+    ratio: Annotated[float, typer.Option(help="share of the channels that are pruned")] = 0.5,
+    temperature: float = 0.03,
+    hard: Annotated[bool, typer.Option(help="gains of 0 and 1, straight-through gradient")] = False,
+    scores: Annotated[str, typer.Option(help="learned, static or random")] = "learned",
+    fill: Annotated[str, typer.Option(help="in place of a channel: zero or mean")] = "zero",
+    rho: Annotated[float, typer.Option(help="weight of the answer against the adversary's error")] = 0.75,
+    adversarial: Annotated[bool, typer.Option(help="the pruner learns from the adversary")] = True,
+    adversary_frozen: bool = False,
+    answer_into_pruner: bool = True,
+    client_frozen: bool = False,
+    minutes: Minutes = 0.0,
+    device: str = "auto",
+    seed: int = 0,
+    ship: Ship = False,
+) -> None:
+    """A client with learned channel pruning (DISCO): the ViT and its pruner, against an adversary."""
+    from dragkit.defenses.disco import Mask
+    from dragkit.training import disco_commands
+    from dragkit.training.disco import DiscoRecipe
+    from dragkit.training.loop import TrainConfig
+
+    config = TrainConfig(
+        steps, batch, lr, warmup=50, ema=0.99, decay=0.4, device=device, seed=seed, minutes=minutes or None
+    )
+    mask = Mask(ratio, temperature, hard, scores, fill)
+    recipe = DiscoRecipe(mask, rho, adversarial, adversary_frozen, answer_into_pruner, client_frozen)
+    out = disco_commands.train_disco(config, recipe, name, split)
+    for run in disco_commands.disco_runs(name, split):
+        _done(out.parent.parent / run / "export", run, ship)
 
 
 @train_app.command()
@@ -351,9 +483,42 @@ def _client(name: str, layer: str, device: str = "cpu") -> SplitClient:
     from dragkit.client import SplitClient
 
     at = f"block:{layer}" if layer.isdecimal() else layer
-    if name in (zoo.CLIENT, zoo.WILD_CLIENT):
+    if name == zoo.WILD_CLIENT or zoo.available(name):
         return zoo.load_client(name, at, device=device)
     return SplitClient.from_pretrained(name, at, device=device)
+
+
+def _check_defended(defence: str, adaptive: str, queries: int) -> None:
+    """Refuse what `_heard` could not do, before anything is loaded."""
+    from dragkit.adaptive import check_reply
+    from dragkit.defenses import check_recipe
+
+    if defence:
+        check_recipe(defence)
+    elif adaptive or queries != 1:
+        raise ValueError(f"--adaptive is {adaptive!r} and --queries {queries}, but there is no --defence to reply to")
+    if queries < 1:
+        raise ValueError(f"--queries is {queries}; the photo is sent at least once")
+    check_reply(adaptive)
+
+
+def _heard(
+    h: Tensor, split: SplitClient, client: str, prior: str, defence: str, adaptive: str, queries: int, seed: int
+) -> tuple[Heard, ThreatModel]:
+    """What the attacker works with, and what he is declared to have; prints what the defence does to the server's answer."""
+    from dragkit import utility
+    from dragkit.adaptive import Heard, hear
+    from dragkit.defenses import defend, make
+    from dragkit.methods import ATTACKER, Knowledge
+
+    if not defence:
+        return Heard(h), ATTACKER
+    made = make(defence, split)
+    messages = defend(made, h, seed, queries)
+    console.print(f"defence {defence}: the server is told {made.server_knows}", highlight=False)
+    console.print(utility.consequence(split, h, made.receive(messages[0])), highlight=False, soft_wrap=True)
+    known = Knowledge(client, split.split, prior, str(h.device), defence if adaptive else "")
+    return hear(adaptive, messages, made, split, known)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dragkit import data, zoo
 from dragkit.adaptive import Heard, check_reply, hear
 from dragkit.client import SplitClient
-from dragkit.defenses import check_recipe, defend, make
+from dragkit.defenses import check_recipe, defend_images, make
 from dragkit.methods import ATTACKER, METHODS, Knowledge, method_of
 from dragkit.prior import LatentPrior
 from dragkit.store import made_on, remember
@@ -150,15 +150,22 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
 
 def _attack(case: Case, photos: Tensor, client: SplitClient, known: Knowledge, seed: int) -> dict[str, Tensor]:
     with torch.no_grad():
-        h = client(photos)
-    heard, threat = Heard(h), ATTACKER
-    if case.defence is not None:
-        defence = make(case.defence, client)
-        messages = defend(defence, h, seed, case.queries)
-        heard, threat = hear(case.adaptive, messages, defence, client, known)
+        if case.defence is None:
+            heard, threat = Heard(client(photos)), ATTACKER
+        else:
+            defence = make(case.defence, client)
+            messages = defend_images(defence, client, photos, seed, case.queries)
+            heard, threat = hear(case.adaptive, messages, defence, client, known)
     with torch.autocast(photos.device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
         found = METHODS[case.name].run(
-            heard.h, client, known, case.config, seed, mask=heard.mask, distance=heard.distance, threat=threat
+            heard.h,
+            heard.client or client,
+            known,
+            case.config,
+            seed,
+            mask=heard.mask,
+            distance=heard.distance,
+            threat=threat,
         )
     return {
         "images": found.images.float().cpu().contiguous(),

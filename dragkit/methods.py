@@ -17,7 +17,7 @@ from dragkit.attacks.inverse import InverseConfig, InverseNetwork, inverse
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, cosine_distance
 from dragkit.generator import StyleGenerator
-from dragkit.prior import LatentPrior
+from dragkit.prior import LatentPrior, PixelPrior
 from dragkit.reconstruction import Reconstruction
 from dragkit.threat import ThreatModel
 
@@ -26,7 +26,7 @@ ATTACKER = ThreatModel(weights=True, public_data=True)
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the attacker may bring, loaded when it is first asked for: the embedded prior, GAN and inverse network.
+    """What the attacker may bring, loaded when it is first asked for: the embedded priors, GAN and inverse network.
 
     Attributes:
         client, prior: names in the zoo. at: split point.
@@ -44,6 +44,10 @@ class Knowledge:
         return zoo.load_prior(self.prior, device=self.device)
 
     @cached_property
+    def pixels(self) -> PixelPrior:
+        return zoo.load_pixel_prior(device=self.device)
+
+    @cached_property
     def network(self) -> InverseNetwork:
         return zoo.load_inverse(self.client, self.at, self.defence, device=self.device)
 
@@ -55,6 +59,7 @@ class Knowledge:
         """Zoo names of what a method uses, for the checksums in a result's specification."""
         known = {
             "diffusion": [f"{self.prior}/unet", f"{self.prior}/vae"],
+            "pixels": [f"{zoo.PIXEL_PRIOR}/unet"],
             "network": [zoo.inverse_name(self.client, self.at, self.defence)],
             "gan": [zoo.GAN],
         }
@@ -118,6 +123,7 @@ METHODS: dict[str, Method] = {
     "drag++": Method(
         "DRAG++", DragConfig, ("diffusion", "network"), with_prior(drag_plus_plus, "diffusion", "network")
     ),
+    "drag-pixel": Method("DRAG in pixels", DragConfig, ("pixels",), with_prior(drag, "pixels")),
     "inverse": Method("inverse network", InverseConfig, ("network",), with_prior(inverse, "network")),
     "rmle": Method("rMLE", RmleConfig, (), with_prior(rmle)),
     "lm": Method("LM", LikelihoodConfig, (), with_prior(likelihood)),

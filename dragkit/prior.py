@@ -163,10 +163,15 @@ class LatentPrior:
 
 
 class PixelPrior:
-    """Diffusion directly on pixels: the "latent" is the image in [-1, 1] and there is no autoencoder.
+    """Diffusion directly on pixels (arXiv 2006.11239): the "latent" is the image in [-1, 1] and there is no autoencoder.
 
     Args:
-        unet: unconditional noise predictor with three channels. scheduler: only its alpha_bar table is used.
+        unet: unconditional noise predictor with three channels; frozen and put in eval mode here.
+        scheduler: a DDIM or DDPM scheduler; only its table of alpha_bar is used.
+
+    Raises:
+        ValueError: a unet that needs a class label or does not map three channels to three, a schedule that does not predict
+            noise, weights that are not finite.
     """
 
     def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler, *, name: str = "pixel prior"):
@@ -174,6 +179,13 @@ class PixelPrior:
             raise ValueError(f"prediction_type is {scheduler.config.prediction_type!r}; only 'epsilon' is supported")
         if unet.config.in_channels != 3:
             raise ValueError(f"the unet takes {unet.config.in_channels} channels; a pixel prior takes 3")
+        if unet.config.out_channels != 3:
+            raise ValueError(
+                f"the unet answers with {unet.config.out_channels} channels; a pixel prior answers with 3 (one that learned "
+                "its variance too is not supported)"
+            )
+        if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
+            raise ValueError("the unet wants class labels; a pixel prior is unconditional")
         _check_finite("unet", unet)
         self.unet, self.name = unet.eval().requires_grad_(False), name
         self.image_size = int(unet.config.sample_size)
@@ -184,15 +196,57 @@ class PixelPrior:
     def device(self) -> torch.device:
         return self.unet.device
 
+    @classmethod
+    def from_pretrained(
+        cls, path_or_name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> PixelPrior:
+        """Load a pixel prior from a folder in diffusers' layout or by hub name, e.g. "google/ddpm-bedroom-256". Safetensors only.
+
+        The unet and the scheduler lie in `unet/` and `scheduler/`, or at the top as in Google's DDPM repositories.
+
+        Raises:
+            OSError: a part is missing. ValueError: the unet is of another class; see also the constructor.
+        """
+        where = str(path_or_name)
+        at = _subfolder(UNet2DModel, where, "unet")
+        named = UNet2DModel.load_config(where, subfolder=at).get("_class_name")
+        if named != "UNet2DModel":
+            raise ValueError(f"the unet in {where} is a {named}; a pixel prior needs a UNet2DModel")
+        unet = UNet2DModel.from_pretrained(where, subfolder=at, torch_dtype=dtype, use_safetensors=True)
+        scheduler = DDIMScheduler.from_pretrained(where, subfolder=_subfolder(DDIMScheduler, where, "scheduler"))
+        return cls(unet.to(device), scheduler, name=Path(where).name or where)
+
     def encode(self, images: Tensor) -> Tensor:
+        self._expect(images, "images")
         return images * 2 - 1
 
     def decode(self, z: Tensor) -> Tensor:
+        self._expect(z, "z")
         return z / 2 + 0.5
 
     def predict_noise(self, z_t: Tensor, t: int) -> Tensor:
+        self._expect(z_t, "z_t")
         steps = torch.full((len(z_t),), t, device=z_t.device)
         return self.unet(z_t.to(self.unet.dtype), steps).sample.to(z_t.dtype)
+
+    def _expect(self, x: Tensor, name: str) -> None:
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.latent_shape:
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}; prior {self.name!r} takes (B, {', '.join(map(str, self.latent_shape))})"
+            )
+
+    def __repr__(self) -> str:
+        millions = sum(p.numel() for p in self.unet.parameters()) / 1e6
+        return f"PixelPrior({self.name!r}, {self.image_size} px, noise predictor {millions:.1f} M)"
+
+
+def _subfolder(loader: type, where: str, part: str) -> str | None:
+    """`part` where its files lie in a folder of that name, None where they lie at the top."""
+    try:
+        loader.load_config(where, subfolder=part)  # type: ignore[attr-defined]
+    except OSError:
+        return None
+    return part
 
 
 def _check_finite(part: str, module: nn.Module) -> None:

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from dragkit.client import SplitClient
-from dragkit.defenses.base import Chain, Defence, defend
+from dragkit.defenses.base import Chain, Defence, defend, defend_images
+from dragkit.defenses.disco import Disco, DiscoHard, DiscoRandom, DiscoStatic
+from dragkit.defenses.noise import Dropout, GaussianNoise, LaplaceNoise
+from dragkit.defenses.shaped import PacNoise, ShapedNoise
+from dragkit.defenses.stochastic import StochasticDepth, StochasticHeads
 from dragkit.defenses.tokens import TokenDrop, TokenShuffle
+from dragkit.defenses.transforms import FeaturePermutation, Rotation
+from dragkit.defenses.transport import LowRank, Quantise, TopK
 
-__all__ = ["DEFENCES", "Chain", "Defence", "TokenDrop", "TokenShuffle", "check_recipe", "defend", "make"]
+__all__ = ["DEFENCES", "Chain", "Defence", "check_recipe", "defend", "defend_images", "make"]
+__all__ += ["Disco", "DiscoHard", "DiscoRandom", "DiscoStatic"]
+__all__ += ["Dropout", "GaussianNoise", "LaplaceNoise", "PacNoise", "ShapedNoise"]
+__all__ += ["FeaturePermutation", "LowRank", "Quantise", "Rotation", "StochasticDepth", "StochasticHeads"]
+__all__ += ["TokenDrop", "TokenShuffle", "TopK"]
 
 DEFENCES: dict[str, type[Defence]] = {
+    "gaussian": GaussianNoise,
+    "laplace": LaplaceNoise,
+    "dropout": Dropout,
     "shuffle": TokenShuffle,
     "drop": TokenDrop,
+    "topk": TopK,
+    "lowrank": LowRank,
+    "quantise": Quantise,
+    "rotate": Rotation,
+    "permute": FeaturePermutation,
+    "disco": Disco,
+    "disco-hard": DiscoHard,
+    "disco-static": DiscoStatic,
+    "disco-random": DiscoRandom,
+    "shaped": ShapedNoise,
+    "pac": PacNoise,
+    "depth": StochasticDepth,
+    "heads": StochasticHeads,
 }
 
 

@@ -7,7 +7,7 @@ measured (`dragkit.utility`); what the server must know to go on is said by `rec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,6 +47,10 @@ class Defence(ABC):
     def __call__(self, h: Tensor, generator: torch.Generator) -> Tensor:
         """IRs `(B, *client.h_shape)` to what is sent, of the same shape. All randomness comes from the (CPU) generator."""
 
+    def encode(self, client: SplitClient, images: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        """Images `(B, 3, H, W)` to messages, one stream per image. Defences that act inside the client override it."""
+        return _each(self, client(images), streams)
+
     def receive(self, h: Tensor) -> Tensor:
         """What the server feeds into its half of the model, made from what arrived and from what it has been told."""
         return h
@@ -71,6 +75,12 @@ class Chain(Defence):
             h = part(h, generator)
         return h
 
+    def encode(self, client: SplitClient, images: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+        h = self.parts[0].encode(client, images, streams)  # only the first part may act inside the client
+        for part in self.parts[1:]:
+            h = _each(part, h, streams)
+        return h
+
     def receive(self, h: Tensor) -> Tensor:
         for part in reversed(self.parts):
             h = part.receive(h)
@@ -92,11 +102,23 @@ def defend(defence: Defence, h: Tensor, seeds: int | Sequence[int], queries: int
     Raises:
         ValueError: fewer than one query.
     """
+    return torch.stack([_each(defence, h, streams) for streams in _streams(len(h), seeds, queries)])
+
+
+def defend_images(
+    defence: Defence, client: SplitClient, images: Tensor, seeds: int | Sequence[int], queries: int = 1
+) -> Tensor:
+    """`defend` from photos `(B, 3, H, W)` in [0, 1]: for every defence, also those that act inside the client."""
+    return torch.stack([defence.encode(client, images, s) for s in _streams(len(images), seeds, queries)])
+
+
+def _each(defence: Defence, h: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+    return torch.cat([defence(one[None], stream) for one, stream in zip(h, streams, strict=True)])
+
+
+def _streams(batch: int, seeds: int | Sequence[int], queries: int) -> Iterator[list[torch.Generator]]:
+    """Per query, one generator per photo."""
     if queries < 1:
         raise ValueError(f"queries is {queries}; every photo is sent at least once")
-
-    def once(query: int) -> Tensor:
-        streams = [torch.Generator().manual_seed(seed + query * REPEAT) for seed in image_seeds(seeds, len(h))]
-        return torch.cat([defence(one[None], stream) for one, stream in zip(h, streams, strict=True)])
-
-    return torch.stack([once(query) for query in range(queries)])
+    for query in range(queries):
+        yield [torch.Generator().manual_seed(seed + query * REPEAT) for seed in image_seeds(seeds, batch)]

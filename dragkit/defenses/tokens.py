@@ -59,10 +59,10 @@ class TokenDrop(Defence):
     def __call__(self, h: Tensor, generator: torch.Generator) -> Tensor:
         prefix, n = self.layout.prefix_tokens, h.shape[1] - self.layout.prefix_tokens
         left_out = [torch.randperm(n, generator=generator)[: round(self.share * n)] + prefix for _ in h]
-        sent = h.clone()
-        for tokens, gone in zip(sent, left_out, strict=True):
-            tokens[gone.to(h.device)] = 0
-        return sent
+        kept = torch.ones(h.shape[:2], dtype=torch.bool)
+        for row, gone in enumerate(left_out):
+            kept[row, gone] = False
+        return h * kept.to(h.device)[..., None]
 
     def receive(self, h: Tensor) -> Tensor:
         return torch.stack([tokens[there] for tokens, there in zip(h, self.arrived(h), strict=True)])

@@ -8,9 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from dragkit.sweeps.bounds import bits, bounds
 from dragkit.sweeps.depth import baselines
+from dragkit.sweeps.disco import disco
 from dragkit.sweeps.identity import retrieval
 from dragkit.sweeps.ingredients import ablations, budgets, rates, recurrence_curve
+from dragkit.sweeps.noise import noise
+from dragkit.sweeps.nopeek import nopeek
+from dragkit.sweeps.randomness import randomness
+from dragkit.sweeps.tokens import tokens
+from dragkit.sweeps.transport import transport
 from dragkit.sweeps.tuning import search
 
 SWEEPS: dict[str, Callable[..., Path]] = {
@@ -21,4 +28,12 @@ SWEEPS: dict[str, Callable[..., Path]] = {
     "rates": rates,
     "retrieval": retrieval,
     "budgets": budgets,
+    "defence_noise": noise,
+    "defence_tokens": tokens,
+    "defence_transport": transport,
+    "defence_nopeek": nopeek,
+    "defence_disco": disco,
+    "defence_randomness": randomness,
+    "bounds": bounds,
+    "bits": bits,
 }

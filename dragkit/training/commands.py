@@ -15,11 +15,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from dragkit import zoo
+from dragkit import utility, zoo
 from dragkit.data import cache_dir, imagenette
+from dragkit.defenses import make
 from dragkit.metrics import ms_ssim, psnr, ssim, st_lpips
 from dragkit.record import provenance
-from dragkit.training import autoencoder, classifier, inverse, prior
+from dragkit.training import autoencoder, classifier, inverse, prior, server
 from dragkit.training.loop import TrainConfig, fit, pick_device
 
 DATA = (
@@ -74,22 +75,65 @@ def train_classifier(config: TrainConfig, recipe: classifier.ClassifierRecipe) -
     return out
 
 
-def train_inverse(config: TrainConfig, recipe: inverse.InverseRecipe, client: str, split: str) -> Path:
-    """Train and export the inverse network of an embedded client, by name, cut at `split`."""
+def train_inverse(
+    config: TrainConfig, recipe: inverse.InverseRecipe, client: str, split: str, defence: str = ""
+) -> Path:
+    """Train and export the inverse network of an embedded client, by name, cut at `split`, against a `defence` (its recipe)."""
     device = pick_device(config.device)
-    task = inverse.InverseTask(recipe, zoo.load_client(client, split), config.batch, config.seed, device)
-    run = inverse_run(client, split)
+    cut = zoo.load_client(client, split)
+    against = make(defence, cut) if defence else None
+    task = inverse.InverseTask(recipe, cut, config.batch, config.seed, device, against)
+    run = inverse_run(client, split, defence)
     model = fit(task, config, run_folder(run))
     round_to_fp16(task.model, model)
     metrics = {"psnr": psnr, "ms_ssim": ms_ssim, "st_lpips": st_lpips}
     measured = measure_rebuilt(lambda x: task.rebuild(task.model, x), metrics, device)
-    name, command = zoo.inverse_name(client, split), f"inverse --client {client} --split {split}"
+    name, command = zoo.inverse_name(client, split, defence), f"inverse --client {client} --split {split}"
+    command += f" --defence {defence}" if defence else ""
     return export_model(task.model, run, name, measured, config, asdict(recipe), command)
 
 
-def inverse_run(client: str, split: str) -> str:
+def inverse_run(client: str, split: str, defence: str = "") -> str:
     """Name of the training run of an inverse network, e.g. "inverse-vit-imagenette64-block-9"."""
-    return zoo.inverse_name(client, split).replace("/", "-")
+    return zoo.inverse_name(client, split, defence).replace("/", "-")
+
+
+def inverse_start(client: str, split: str, defence: str = "") -> str:
+    """The inverse network to go on from: the client's undefended one, else that of the client it was fine-tuned from, else ""."""
+    own, parent = zoo.inverse_name(client, split), zoo.inverse_name(zoo.CLIENT, split)
+    for name, fits in ((own, bool(defence)), (parent, client not in zoo.CLIENTS)):
+        if fits and zoo.available(name):
+            return name
+    return ""
+
+
+def train_server(config: TrainConfig, recipe: server.ServerRecipe, client: str, split: str, defence: str) -> Path:
+    """Train and export a ViT whose server half, after `split`, knows a `defence` (its recipe); the client half stays."""
+    device = pick_device(config.device)
+    cut = zoo.load_client(client, split, device=str(device))
+    against = make(defence, cut)
+    run, name = server_run(client, split, defence), zoo.server_name(client, split, defence)
+    task = server.ServerTask(recipe, cut, against, config.batch, config.seed, device)
+    model = fit(task, config, run_folder(run))
+    round_to_fp16(task.model, model)
+    measured = {
+        "top1": _top1(utility.per_photo_right(task.client, against, server=task.serving(task.model))),
+        "top1_before": _top1(utility.per_photo_right(task.client, against)),
+        "top1_undefended": _top1(utility.per_photo_right(task.client)),
+    }
+    command = f"server --client {client} --split {split} --defence {defence}"
+    out = export_model(task.model, run, name, measured, config, asdict(recipe), command)
+    classifier.image_processor().save_pretrained(out)
+    return out
+
+
+def server_run(client: str, split: str, defence: str) -> str:
+    """Name of the training run of a server, e.g. "server-vit-imagenette64-block-6+drop-0.5"."""
+    return zoo.server_name(client, split, defence).replace("/", "-")
+
+
+def _top1(right: Tensor) -> dict[str, Any]:
+    return {"value": right.double().mean().item(), "n": len(right)}
 
 
 def measure_autoencoder(model: AutoencoderKL, device: torch.device) -> dict[str, Any]:

@@ -1,19 +1,22 @@
 """The inverse network of a client: from the representation of a public photo back to the photo.
 
 Mean squared error in pixels, as published for the comparison in arXiv 2509.11724: the network approximates the posterior mean.
-The frozen client runs on the fly, so that every random view of a photo has its own representation.
+The frozen client runs on the fly, so that every random view of a photo has its own representation. Against a defence the messages
+are defended anew at every step: the attacker who retrains.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from dragkit import zoo
 from dragkit.attacks.inverse import InverseNetwork
 from dragkit.client import SplitClient
 from dragkit.data import imagenette
+from dragkit.defenses import Defence
 from dragkit.images import grid
 from dragkit.metrics import ms_ssim, psnr
 from dragkit.training.autoencoder import views
@@ -28,27 +31,62 @@ class InverseRecipe:
     heads: int = 4
     drop: float = 0.0  # share of the tokens replaced by the mask token, for defences that leave tokens out
     crop: float = 0.5  # smallest area of a random crop; 1 trains on whole photos
+    start: str = ""  # zoo name of the inverse network to go on from; "" starts from random weights
 
 
 class InverseTask(Task):
-    """Args: client: whose representations are to be inverted; frozen already, moved to `device`."""
+    """The inverse network of a client, trained against a defence where there is one.
 
-    def __init__(self, recipe: InverseRecipe, client: SplitClient, batch: int, seed: int, device: torch.device):
-        self.recipe, self.batch, self.seed, self.device = recipe, batch, seed, device
+    Args:
+        client: whose representations are to be inverted; frozen already, moved to `device`.
+        defence: made for this client; None for bare representations.
+
+    Raises:
+        ValueError: the network to start from does not fit.
+    """
+
+    def __init__(
+        self,
+        recipe: InverseRecipe,
+        client: SplitClient,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        defence: Defence | None = None,
+    ):
+        self.recipe, self.batch, self.seed, self.device, self.defence = recipe, batch, seed, device, defence
         self.client = client.to(device)
         self.photos = imagenette("train", 64 if recipe.crop == 1 else 80)[0].to(device)  # room for crops
         self.val = imagenette("val")[0][::16].to(device)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.model = InverseNetwork.for_client(client, 64, recipe.width, recipe.depth, recipe.heads, recipe.drop)
         generator = torch.Generator().manual_seed(seed)
         some = self.photos[:: max(1, len(self.photos) // 512)]
-        self.model.standardise_on(self._tokens(views(some, recipe.crop, generator)))
+        tokens, mask = self._heard(views(some, recipe.crop, generator), generator)
+        missing = 0.0 if mask is None else 1 - mask.float().mean().item()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            drop = max(recipe.drop, missing)
+            self.model = InverseNetwork.for_client(client, 64, recipe.width, recipe.depth, recipe.heads, drop)
+        if recipe.start:
+            self._go_on_from(recipe.start)
+        else:
+            self.model.standardise_on(tokens if mask is None else tokens[mask])
+
+    def _go_on_from(self, name: str) -> None:
+        """Take all weights, and the scale of the tokens, from an inverse network of the zoo."""
+        network, shape = InverseNetwork.from_pretrained(zoo.verify(name)), self.model.shape
+        if replace(network.shape, client=shape.client, split=shape.split, drop=shape.drop) != shape:
+            raise ValueError(f"start is {name!r}, made for {network.shape}; wanted is {shape}. Use --start none")
+        self.model.load_state_dict(network.state_dict())
 
     @torch.no_grad()
-    def _tokens(self, x: Tensor) -> Tensor:
-        """What the attacker will get for images `x`; in the training loop up to the rounding of its bf16."""
-        return torch.cat([self.client.tokens(self.client(part)) for part in x.split(128)]).float()
+    def _heard(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Tokens that the attacker will get for images `x`, and which of them arrived; in the training loop up to the
+        rounding of its bf16."""
+        h = torch.cat([self.client(part) for part in x.split(128)])
+        if self.defence is None:
+            return self.client.tokens(h).float(), None
+        h = self.defence(h.float(), generator)
+        return self.client.tokens(h), self.defence.arrived(h)
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
         return muon_and_adamw(self.model, config.lr, config.weight_decay, ("embed", "position", "mask_token", "head"))
@@ -56,15 +94,16 @@ class InverseTask(Task):
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
         x = views(self.photos[index], self.recipe.crop, generator)
-        mask = None
+        tokens, mask = self._heard(x, generator)
         if self.recipe.drop > 0:
             n = self.model.shape.num_tokens
-            mask = (torch.rand(len(x), n, generator=generator) >= self.recipe.drop).to(x.device)
-        mse = (self.model.predict(self._tokens(x), mask).float() - x).square().mean((1, 2, 3))
+            kept = (torch.rand(len(x), n, generator=generator) >= self.recipe.drop).to(x.device)
+            mask = kept if mask is None else mask & kept
+        mse = (self.model.predict(tokens, mask).float() - x).square().mean((1, 2, 3))
         return mse.mean(), {"psnr": (-10 * torch.log10(mse)).mean().item()}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR and MS-SSIM on every 16th validation photo, all tokens present."""
+        """PSNR and MS-SSIM on every 16th validation photo; all tokens present, but for those the defence leaves out."""
         x = self.val.float() / 255
         y = self.rebuild(model, x)
         return {"psnr": psnr(y, x).mean().item(), "ms_ssim": ms_ssim(y, x).mean().item()}
@@ -76,5 +115,6 @@ class InverseTask(Task):
 
     @torch.no_grad()
     def rebuild(self, model: nn.Module, x: Tensor) -> Tensor:
-        """What `model` makes of the representations of images `x` `(B, 3, 64, 64)`."""
-        return torch.cat([model(self._tokens(part)) for part in x.split(128)])
+        """What `model` makes of the (defended) representations of images `x` `(B, 3, 64, 64)`; the same at every call."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.cat([model(*self._heard(part, generator)) for part in x.split(128)])

@@ -17,10 +17,11 @@ from dragkit.attacks.inverse import InverseNetwork
 from dragkit.client import SplitClient
 from dragkit.data import cache_dir
 from dragkit.generator import StyleGenerator
-from dragkit.prior import LatentPrior
+from dragkit.prior import LatentPrior, PixelPrior
 
 FOLDER = Path(__file__).parent
 PRIOR = "imagenette64"
+PIXEL_PRIOR = "pixel64"
 CLIENT = "vit-imagenette64"
 WILD_CLIENT = "focus-vit-s14"
 CLIENTS = (CLIENT, WILD_CLIENT)
@@ -42,6 +43,13 @@ def find(name: str) -> Path:
         if (folder / "card.json").exists():
             return folder
     raise ValueError(f"no embedded model is called {name!r}; there are {', '.join(names()) or 'none yet'}")
+
+
+def trained(prefix: str, kind: str) -> list[str]:
+    """Names of the models of a class (as in their cards) that begin with `prefix`, shipped or exported on this machine."""
+    exported = [json.loads(path.read_text()) for path in (cache_dir() / "runs").glob("*/export/card.json")]
+    known = {told["name"]: told["class"] for told in [*exported, *(card(name) for name in names())]}
+    return sorted(name for name, made in known.items() if name.startswith(prefix) and made == kind)
 
 
 def available(name: str) -> bool:
@@ -96,6 +104,21 @@ def load_prior(name: str = PRIOR, *, dtype: torch.dtype = torch.float32, device:
     return LatentPrior.from_pretrained(FOLDER / name, dtype=dtype, device=device)
 
 
+def load_pixel_prior(name: str = PIXEL_PRIOR, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PixelPrior:
+    """The embedded 64x64 pixel-space prior: shipped, or trained on this machine.
+
+    Raises:
+        ValueError: there is none; the message says how to train it.
+    """
+    if not available(f"{name}/unet"):
+        raise ValueError(f"no pixel prior is called {name!r}; train {PIXEL_PRIOR!r}: dragkit train pixel-prior")
+    unet = verify(f"{name}/unet")
+    whole = unet if (unet / "scheduler").exists() else unet.parent  # `ship` puts the scheduler beside the unet
+    prior = PixelPrior.from_pretrained(whole, dtype=dtype, device=device)
+    prior.name = name  # not that of its folder, which is "export" for a model trained on this machine
+    return prior
+
+
 def load_client(
     name: str = CLIENT, at: str = "block:9", *, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> SplitClient:
@@ -110,7 +133,9 @@ def load_client(
         return _wild(at, dtype, device)
     if not available(name) or card(name)["class"] != "ViTForImageClassification":
         raise ValueError(f"no embedded client is called {name!r}; there are {', '.join(CLIENTS)}")
-    return SplitClient.from_pretrained(verify(name), at, dtype=dtype, device=device)
+    client = SplitClient.from_pretrained(verify(name), at, dtype=dtype, device=device)
+    client.name = name  # not that of its folder, which is "export" for every model trained on this machine
+    return client
 
 
 def inverse_name(client: str, at: str, defence: str = "") -> str:
@@ -119,6 +144,11 @@ def inverse_name(client: str, at: str, defence: str = "") -> str:
     `defence`: recipe of the defence it was trained against; "gaussian:0.5" adds "+gaussian-0.5".
     """
     return f"inverse/{client}/{at}{f'+{defence}' if defence else ''}".replace(":", "-")
+
+
+def server_name(client: str, at: str, defence: str) -> str:
+    """Name of the ViT whose server half was trained for a defence, e.g. "server/vit-imagenette64/block-6+gaussian-1.0"."""
+    return f"server/{client}/{at}+{defence}".replace(":", "-")
 
 
 def load_inverse(client: str = CLIENT, at: str = "block:9", defence: str = "", device: str = "cpu") -> InverseNetwork:

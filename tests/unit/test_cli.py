@@ -33,6 +33,18 @@ def test_reconstruct_writes_the_picture_and_prints_threat_model_and_metrics(phot
         assert expected in result.output.replace("\n", " ")
 
 
+def test_a_defended_photo_prints_what_the_attacker_knows_and_what_the_server_answers(photo, tmp_path):
+    shared = ["reconstruct", str(photo), "--layer", "3", "--budget", "ci", "--out", str(tmp_path / "out.png")]
+    result = CliRunner().invoke(cli.app, [*shared, "--defence", "drop:0.5", "--adaptive", "mask", "--queries", "2"])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    for expected in ("defence drop:0.5", "the server's answer:", "the defence; sees 2 IRs of the same photo"):
+        assert expected in said
+    unaware = CliRunner().invoke(cli.app, [*shared, "--defence", "shuffle"])
+    assert unaware.exit_code == 0, unaware.output
+    assert "(unchanged)" in unaware.output and "the defence; sees" not in " ".join(unaware.output.split())
+
+
 def test_info_lists_what_is_sent_and_where_to_cut():
     result = CliRunner().invoke(cli.app, ["info", "--layer", "2"])
     assert result.exit_code == 0, result.output
@@ -52,6 +64,8 @@ def test_models_shows_each_card():
         (["info", "--layer", "40"], "12"),
         (["info", "--layer", "vit.layer.3"], "vit.layers.3"),
         (["measure", "everything"], "overfit"),
+        (["reconstruct", "missing.jpg", "--defence", "magic"], "known ones are"),
+        (["reconstruct", "missing.jpg", "--adaptive", "mask"], "no --defence to reply to"),
         (["train", "autoencoder", "--channels", "a,b"], "numbers with commas"),
     ],
 )
@@ -88,3 +102,17 @@ def test_train_command_passes_its_options(monkeypatch, tmp_path):
     config, recipe = seen[0]
     assert config.steps == 7 and recipe.channels == (8, 8, 8, 8)
     assert torch.device(config.device).type == "cpu"
+
+
+def test_train_inverse_and_server_take_a_defence(monkeypatch, tmp_path):
+    from dragkit.training import commands
+
+    seen = []
+    for name in ("train_inverse", "train_server"):
+        monkeypatch.setattr(commands, name, lambda *given: seen.append(given) or tmp_path)
+    options = ["--split", "block:6", "--defence", "drop:0.5", "--steps", "7", "--device", "cpu"]
+    for arguments in (["inverse"], ["inverse", "--start", "none"], ["server"]):
+        result = CliRunner().invoke(cli.app, ["train", *arguments, *options])
+        assert result.exit_code == 0, result.output
+    assert all(given[2:] == ("vit-imagenette64", "block:6", "drop:0.5") and given[0].steps == 7 for given in seen)
+    assert [given[1].start for given in seen[:2]] == ["inverse/vit-imagenette64/block-6", ""]

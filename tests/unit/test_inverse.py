@@ -1,5 +1,8 @@
 """The inverse network learns to invert, says for whom it was made, and gives DRAG++ its first guess."""
 
+import shutil
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,7 @@ from dragkit.attacks import DragConfig, drag
 from dragkit.attacks.dragpp import drag_plus_plus
 from dragkit.attacks.inverse import InverseNetwork, InverseShape, inverse
 from dragkit.client import SplitClient, resize_images
+from dragkit.defenses import Defence, defend
 from dragkit.distance import cosine_distance
 from dragkit.metrics import psnr
 from dragkit.threat import ThreatModel
@@ -300,5 +304,94 @@ def test_the_command_names_client_and_split(monkeypatch, tmp_path):
     options = ["--client", "some-vit", "--split", "block:3", "--steps", "7", "--drop", "0.25", "--device", "cpu"]
     result = CliRunner().invoke(cli.app, ["train", "inverse", *options])
     assert result.exit_code == 0, result.output
-    config, recipe, client, split = seen[0]
-    assert (config.steps, recipe.drop, client, split) == (7, 0.25, "some-vit", "block:3")
+    config, recipe, client, split, defence = seen[0]
+    assert (config.steps, recipe.drop, client, split, defence) == (7, 0.25, "some-vit", "block:3", "")
+
+
+# -- trained against a defence ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hidden(Defence):
+    """Half of the positions are set to zero, at random; the rest is turned around."""
+
+    @classmethod
+    def of(cls, client, value=None):
+        return cls(client.layout)
+
+    def __call__(self, h, generator):
+        kept = torch.rand(len(h), 1, *h.shape[2:], generator=generator) > 0.5
+        return -h * kept
+
+    def arrived(self, h):
+        return (h != 0).any(1).flatten(1)
+
+
+@pytest.fixture(scope="module")
+def retrained(client, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "imagenette", fake_imagenette)
+        task = training.InverseTask(RECIPE, client, CONFIG.batch, 0, torch.device("cpu"), Hidden.of(client))
+        return fit(task, CONFIG, tmp_path_factory.mktemp("run"), show=False).requires_grad_(False)
+
+
+def test_retraining_pays_and_takes_the_mask_of_the_defence(client, trained, retrained):
+    x, defence = smooth(32, seed=1), Hidden.of(client)
+    sent = defend(defence, client(x), 0)[0]
+    mask = defence.arrived(sent)
+    assert retrained.shape.drop == pytest.approx(0.5, abs=0.05) and 0.4 < mask.float().mean() < 0.6
+    knows, guesses = (inverse(sent, client, network, mask=mask, threat=ATTACKER) for network in (retrained, trained))
+    assert psnr(knows.images, x).mean() > psnr(guesses.images, x).mean() + 3
+
+
+def test_defended_training_draws_anew_at_every_step_and_judges_on_the_same_messages(client):
+    task = training.InverseTask(RECIPE, client, 32, 0, torch.device("cpu"), Hidden.of(client))
+    x = smooth(4, seed=1)
+    one, two = (task._heard(x, torch.Generator().manual_seed(s))[0] for s in (1, 2))
+    assert not torch.equal(one, two)
+    assert torch.equal(task.rebuild(task.model, x), task.rebuild(task.model, x))
+    bare, mask = training.InverseTask(RECIPE, client, 32, 0, torch.device("cpu"))._heard(x, torch.Generator())
+    assert mask is None and torch.equal(bare, client.tokens(client(x)))
+
+
+def test_training_goes_on_from_a_network_and_refuses_one_that_does_not_fit(client, trained, tmp_path, monkeypatch):
+    trained.save_pretrained(tmp_path)
+    monkeypatch.setattr(zoo, "verify", lambda name: tmp_path)
+    task = make_task(client, replace(RECIPE, start="inverse/linear/0"))
+    for name, weight in task.model.state_dict().items():
+        torch.testing.assert_close(weight, trained.state_dict()[name], rtol=0, atol=0)
+    assert task.model.shape.drop == 0  # what it is trained on from here on
+    with pytest.raises(ValueError, match="start is 'inverse/linear/0', made for"):
+        make_task(client, replace(RECIPE, start="inverse/linear/0", width=16))
+
+
+def test_the_start_is_the_clients_own_network_or_that_of_its_parent():
+    own = "inverse/vit-imagenette64/block-6"
+    assert commands.inverse_start(zoo.CLIENT, "block:6") == ""
+    assert commands.inverse_start(zoo.CLIENT, "block:6", "drop:0.5") == own
+    assert commands.inverse_start("nopeek-vit", "block:6") == own
+    assert commands.inverse_start(zoo.WILD_CLIENT, "block:6") == ""
+    assert commands.inverse_start(zoo.CLIENT, "block:5", "drop:0.5") == ""
+
+
+def test_a_retrained_network_has_a_name_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
+    recipe = replace(RECIPE, start="inverse/vit-imagenette64/block-6", width=192, depth=2, heads=4)
+    config = TrainConfig(steps=1, batch=8, lr=1e-3, device="cpu")
+    commands.train_inverse(config, recipe, zoo.CLIENT, "block:6", "drop:0.5")
+    network, card = (
+        f(zoo.CLIENT, "block:6", "drop:0.5") for f in (zoo.load_inverse, lambda *n: zoo.card(zoo.inverse_name(*n)))
+    )
+    assert network.shape.client == zoo.CLIENT and network.shape.drop == pytest.approx(32 / 65, abs=1e-6)
+    assert card["recipe"]["start"] == "inverse/vit-imagenette64/block-6"
+    assert card["command"] == (
+        "dragkit train inverse --client vit-imagenette64 --split block:6 --defence drop:0.5 --steps 1"
+    )
+
+
+def test_a_client_trained_on_this_machine_goes_by_its_own_name(tmp_path, monkeypatch):
+    """Its folder is called "export", and an inverse network is made for a client by name."""
+    monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
+    shutil.copytree(zoo.find(zoo.CLIENT), tmp_path / "runs" / "nopeek-vit" / "export")
+    assert zoo.load_client("nopeek-vit", "block:6").name == "nopeek-vit"
+    assert zoo.load_client(zoo.CLIENT, "block:6").name == zoo.CLIENT

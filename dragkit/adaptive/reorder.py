@@ -1,0 +1,239 @@
+"""The published reply to shuffled tokens: a classifier tells each token's position, the Hungarian method makes an order of that.
+
+The classifier is trained on tokens of public photos (arXiv 2509.11724, section 5.5). It sees the patch tokens as a set: a
+transformer without position embeddings. On held-out photos of the training split it says how many tokens it puts back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dragkit import data, metrics, zoo
+from dragkit.client import SplitClient
+from dragkit.distance import match
+from dragkit.embedding import ir_embedding, publish
+
+BATCH = 32  # photos per step
+PEAK = 2e-3  # learning rate of AdamW, one cycle
+MISSING = 0.5  # at most this share of the tokens is hidden in training, so that dropped tokens are nothing new
+
+
+class PositionNetwork(nn.Module):
+    """Patch tokens `(B, N, D)` and which are there, bool `(B, N)`, to scores `(B, N, places)`; ignores their order."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int, places: int, width: int = 128, depth: int = 2):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.enter = nn.Linear(features, width)
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.leave = nn.Linear(width, places)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.enter((tokens - self.mean) / self.scale)
+        return self.leave(self.blocks(x, src_key_padding_mask=None if mask is None else ~mask))
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A trained classifier: tokens `(B, N, D)` of messages to log-probabilities `(B, patches, places)`.
+
+    Attributes: network; prefix: tokens in front, which keep their place; card: how it was made and how often it is right.
+    """
+
+    network: PositionNetwork
+    prefix: int
+    card: dict[str, Any]
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        patches = tokens[:, self.prefix :].float()
+        return self.network(patches, None if mask is None else mask[:, self.prefix :]).log_softmax(-1)
+
+
+def reorder(tokens: Tensor, prefix: int, scores: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Patch tokens in the places that are most likely together.
+
+    Args:
+        tokens: of messages, `(B, prefix + P, D)`. prefix: tokens in front that keep their place.
+        scores: log-probability of each place for each patch token, `(B, P, P)`.
+        mask: which tokens arrived, bool `(B, prefix + P)`; None means all.
+
+    Returns:
+        tokens in order, with zeros where no token was put, and which places are taken (None if `mask` is None).
+
+    Raises:
+        ValueError: scores of another shape.
+    """
+    patches, batch = tokens.shape[1] - prefix, len(tokens)
+    if scores.shape != (batch, patches, patches):
+        raise ValueError(f"scores is {tuple(scores.shape)}; it must be {(batch, patches, patches)}, a place per token")
+    there = None if mask is None else mask[:, prefix:]
+    places = match(-scores, there)
+    ordered, taken = tokens.clone(), torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    ordered[:, prefix:], taken[:, prefix:] = 0, False
+    image, token = (places >= 0).nonzero(as_tuple=True)
+    place = prefix + places[image, token]
+    ordered[image, place], taken[image, place] = tokens[image, prefix + token], True
+    if mask is None:
+        return ordered, None
+    taken[:, :prefix] = mask[:, :prefix]
+    return ordered, taken
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def fit_positions(
+    client: str = zoo.CLIENT,
+    at: str = "block:6",
+    *,
+    n_train: int = 6000,
+    n_held_out: int = 500,
+    steps: int = 1500,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Positions:
+    """The position classifier of a client cut at `at`: trained in minutes, or read from `data.cache_dir()` with its card.
+
+    Args:
+        client, at: name in the zoo and split point. n_train, n_held_out: photos of the training split, disjoint.
+        steps: of AdamW, 32 photos each. seed: chooses photos, batches and first weights.
+
+    Raises:
+        ValueError: a client without patch tokens, or too few photos; before any long work.
+    """
+    if n_train < BATCH or n_held_out < 2 or steps < 1:
+        raise ValueError(
+            f"n_train is {n_train}, n_held_out {n_held_out}, steps {steps}; at least {BATCH}, 2 and 1 are needed"
+        )
+    cut = zoo.load_client(client, at, device=device)
+    if cut.layout.kind != "BND":
+        raise ValueError(f"client {client!r} at {at!r} has {cut.layout}; positions are told of tokens, layout BND")
+    spec = {
+        "client": client,
+        "at": at,
+        "weights": _checksum(cut),
+        "n_train": n_train,
+        "n_held_out": n_held_out,
+        "steps": steps,
+        "seed": seed,
+        "network": "2 transformer blocks, width 128",
+    }
+    key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+    file = data.cache_dir() / "probes" / f"{key}.safetensors"
+    if not (file.exists() and file.with_suffix(".json").exists()):
+        _make(spec, cut, file)
+    card, stored = json.loads(file.with_suffix(".json").read_text()), load_file(file)
+    if card["sha256"] != zoo.file_sha256(file):
+        raise ValueError(f"{file} is not the file its card describes; delete both and fit the positions again")
+    network = PositionNetwork(len(stored["mean"]), len(stored["leave.bias"]))
+    network.load_state_dict(stored)
+    return Positions(network.to(device).eval().requires_grad_(False), cut.layout.prefix_tokens, card)
+
+
+def _make(spec: dict[str, Any], client: SplitClient, file: Path) -> None:
+    photos, _, _ = data.pick("train", spec["n_train"] + spec["n_held_out"], seed=spec["seed"])
+    with torch.no_grad():
+        tokens = ir_embedding(client)(
+            photos
+        ).half()  # 110 MB instead of 220; rounding is far below the spread of tokens
+    prefix = client.layout.prefix_tokens
+    network = train(tokens[: spec["n_train"], prefix:], spec["steps"], spec["seed"], client.device)
+    alone, together = accuracy(Positions(network, prefix, {}), tokens[spec["n_train"] :].float().to(client.device))
+    publish(file, {name: value.cpu() for name, value in network.state_dict().items()})
+    options = [
+        f"--{name.replace('_', '-')} {spec[name]}" for name in ("client", "at", "n_train", "n_held_out", "steps")
+    ]
+    card = {
+        "name": "position classifier",
+        "command": f"python -m dragkit.adaptive.reorder {' '.join(options)} --seed {spec['seed']}",
+        "data": "Imagenette, training split; scored on photos of the training split that were held out",
+        **spec,
+        "measured": {
+            name: {"value": share.mean, "ci": [share.low, share.high], "n": spec["n_held_out"]}
+            for name, share in (
+                ("right place, token by token", metrics.bootstrap_ci(alone)),
+                ("right place, Hungarian", metrics.bootstrap_ci(together)),
+            )
+        },
+        "packages": {name: version(name) for name in ("torch", "transformers", "scipy")},
+        "sha256": zoo.file_sha256(file),
+    }
+    file.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def train(tokens: Tensor, steps: int, seed: int, device: torch.device | str = "cpu") -> PositionNetwork:
+    """A classifier for patch tokens `(n, P, D)` that lie in order, n at least `BATCH`; the same for the same seed."""
+    n, places, features = tokens.shape
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = PositionNetwork(features, places)
+    some = tokens[:: max(1, n // 512)].float().flatten(0, 1)
+    network.mean.copy_(some.mean(0))
+    network.scale.copy_(some.std(0).clamp(min=1e-6))
+    network.to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), PEAK, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, steps + 1)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        x = tokens[torch.randperm(n, generator=generator)[:BATCH]].float().to(device)
+        share = MISSING * torch.rand(BATCH, 1, generator=generator)
+        mask = torch.rand(BATCH, places, generator=generator) >= share
+        mask[:, 0] |= ~mask.any(1)  # an image without any token has no answer
+        mask = mask.to(device)
+        target = torch.arange(places, device=device).expand(BATCH, places)
+        loss = F.cross_entropy(network(x, mask)[mask], target[mask])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return network.eval().requires_grad_(False)
+
+
+def accuracy(positions: Positions, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of patch tokens told right per image, `(B,)` each: one by one, and with no place taken twice.
+
+    Args:
+        tokens: `(B, N, D)`, in order. The classifier ignores order, so they need not be shuffled.
+    """
+    scores = torch.cat([positions(part) for part in tokens.split(100)])
+    truth = torch.arange(scores.shape[1], device=scores.device)
+    alone, together = ((found == truth).float().mean(1).cpu() for found in (scores.argmax(-1), match(-scores)))
+    return alone, together
+
+
+def _checksum(client: SplitClient) -> str:
+    """Of the client's weights."""
+    content = hashlib.sha256()
+    for name, value in sorted(client.model.state_dict().items()):
+        content.update(name.encode() + value.float().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Train the position classifier of a client and print its card.")
+    parser.add_argument("--client", default=zoo.CLIENT)
+    parser.add_argument("--at", default="block:6")
+    parser.add_argument("--n-train", type=int, default=6000)
+    parser.add_argument("--n-held-out", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    o = parser.parse_args()
+    made = fit_positions(o.client, o.at, n_train=o.n_train, n_held_out=o.n_held_out, steps=o.steps, seed=o.seed)
+    print(json.dumps(made.card, indent=1))

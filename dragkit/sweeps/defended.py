@@ -1,0 +1,113 @@
+"""What every study of a defence measures: what leaks to attackers who know of it and who do not, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dragkit import claims, metrics, utility, zoo
+from dragkit.attacks import DragConfig
+from dragkit.claims import Claim
+from dragkit.comparison import Rows, claim, compare, difference
+from dragkit.embedding import independent_embedding
+from dragkit.experiment import Case
+from dragkit.identification import Gallery, identify
+from dragkit.measurements import SEEDS
+from dragkit.sweeps.budget import FAST
+
+AT = "block:6"  # half of the in-house ViT: the plain attack succeeds, and the server still has half of the work to do
+TURNS = 40
+OPEN = "undefended"
+PRIOR = "prior only"
+
+
+def attacked(
+    recipe: str, reply: str = "", *, n: int, turns: int = TURNS, client: str = zoo.CLIENT, queries: int = 1
+) -> Case:
+    """DRAG on a defended client: an attacker who does not know of the defence, or who makes this reply."""
+    return Case(
+        DragConfig.small(turns),
+        AT,
+        client=client,
+        n=n,
+        defence=recipe or None,
+        adaptive=reply if recipe else "",
+        queries=queries,
+        **FAST,
+    )
+
+
+def study(name: str, cases: Mapping[str, Case], servers: Mapping[str, str] | None = None) -> Rows:
+    """Rows of all cases: similarity, retrieval among 1,000 photos, accuracy of client and server, and the reference rows.
+
+    Args:
+        cases: label -> case. servers: label -> zoo name of the ViT whose server half answers, where it was trained for the defence.
+    """
+    rows, images = compare(name, cases)
+    found = _found_first(images, next(iter(cases.values())))
+    for label, row in rows.items():
+        if label in found:
+            row["retrieval_top1"] = found[label]
+        if label in cases:
+            case = cases[label]
+            server = (servers or {}).get(label, case.client)
+            row |= {"client": case.client, "server": server, "defence": case.defence or "", "reply": case.adaptive}
+            row |= {"method": case.name, "queries": case.queries}
+            row["accuracy"] = list(utility.measured_accuracy(server, case.at, case.defence or ""))
+    return rows
+
+
+def _found_first(images: Mapping[str, Tensor], case: Case) -> dict[str, list[float]]:
+    """Share of photos whose reconstruction is nearest to the right one of 1,000, in the eyes of an independent network."""
+    gallery = Gallery.build(case.n, seed=case.seed)
+    look = independent_embedding(zoo.CLIENT)
+    features = look(gallery.photos)
+    return {
+        label: list(identify(shown, gallery, look, features)["gallery"].top1)
+        for label, shown in images.items()
+        if label != "photo"
+    }
+
+
+def write(name: str, options: str, made: list[Claim], rows: Rows, folder: Path | None, **told: object) -> Path:
+    """Claims and rows of a study, with the command that repeats it."""
+    command = f"dragkit sweep {name} {options}".strip()
+    return claims.write(name, command, SEEDS, made, {"at": AT, **told, "rows": rows}, folder)
+
+
+def gap(
+    id_: str, statement: str, rows: Rows, a: str, b: str, metric: str, sign: int, *, source: str, notebook: str
+) -> Claim:
+    """The claim that `a` scores higher (sign 1) or lower (sign -1) than `b` on the same photos."""
+    found = difference(rows, a, b, metric)
+    holds = found.low > 0 if sign > 0 else found.high < 0
+    n = len(rows[a]["per_photo"][metric])
+    return claim(id_, statement, found, n, holds, source=source, key=f"{metric} difference", notebook=notebook)
+
+
+def above_half(rows: Rows, label: str, metric: str = "ms_ssim") -> metrics.Interval:
+    """How far a row lies above the middle between the prior alone and the undefended attack, per photo, with its interval.
+
+    Above 0, the attacker keeps more than half of what the message gave away without the defence.
+    """
+    value, best, least = (torch.tensor(rows[row]["per_photo"][metric]) for row in (label, OPEN, PRIOR))
+    return metrics.bootstrap_ci(value - (best + least) / 2)
+
+
+def insufficient(id_: str, defence: str, rows: Rows, label: str, *, source: str, notebook: str) -> Claim:
+    """The claim that a defence leaves an attacker who knows it more than half of what he had."""
+    found = above_half(rows, label)
+    statement = (
+        f"{defence} is not enough: the strongest attacker tried ({label}) keeps more than half of the MS-SSIM that DRAG gains over "
+        "the prior alone (value: how far above the half)"
+    )
+    n = len(rows[label]["per_photo"]["ms_ssim"])
+    return claim(id_, statement, found, n, found.low > 0, source=source, key="ms_ssim above half", notebook=notebook)
+
+
+def strongest(rows: Rows, labels: list[str], metric: str = "st_lpips") -> str:
+    """The row of lowest mean ST-LPIPS: the attack that a defender has to fear."""
+    return min(labels, key=lambda label: rows[label][metric]["mean"])

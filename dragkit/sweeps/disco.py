@@ -1,0 +1,60 @@
+"""DISCO, one component at a time, against attackers who know that channels are pruned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dragkit import zoo
+from dragkit.attacks import InverseConfig
+from dragkit.experiment import Case
+from dragkit.measurements import PAPER
+from dragkit.sweeps import defended
+from dragkit.sweeps.defended import AT, OPEN, attacked
+
+NOTEBOOK = "14_disco"
+SHIPPED = "disco-vit-imagenette64"
+REPLIES = ("loud channels", "channelwise")
+MASKS = ("disco", "disco-hard", "disco-static", "disco-random")
+
+
+def disco(n: int = 32, folder: Path | None = None) -> Path:
+    """Every mask on the shipped client, the trained variants with their own mask; three distances each."""
+    if not zoo.available(SHIPPED):
+        raise ValueError(f"client {SHIPPED!r} has not been trained: dragkit train disco --ship")
+    cases = {OPEN: attacked("", n=n), "no mask": attacked("", n=n, client=SHIPPED)}
+    for mask in MASKS:
+        for reply in ("", *REPLIES):
+            cases[f"{mask}, {reply}" if reply else mask] = attacked(mask, reply, n=n, client=SHIPPED)
+    for client in zoo.trained("disco-", "ViTForImageClassification"):
+        if client != SHIPPED:
+            for reply in ("", "channelwise"):
+                label = client.removeprefix("disco-")
+                cases[f"{label}, {reply}" if reply else label] = attacked("disco", reply, n=n, client=client)
+    if zoo.available(zoo.inverse_name(SHIPPED, AT, "disco")):
+        cases["disco, inverse network"] = Case(
+            InverseConfig(), AT, client=SHIPPED, n=n, defence="disco", adaptive="retrained"
+        )
+    rows = defended.study("disco", cases)
+    tried = [label for label in cases if label.startswith("disco, ")]
+    made = [
+        defended.insufficient(
+            "disco-insufficient",
+            "DISCO as released (soft mask)",
+            rows,
+            defended.strongest(rows, tried),
+            source=f"{PAPER}, defences",
+            notebook=NOTEBOOK,
+        ),
+        defended.gap(
+            "disco-channelwise-cosine",
+            "Against DISCO's soft mask, comparing channel by channel gives DRAG a higher MS-SSIM than comparing token by token",
+            rows,
+            "disco, channelwise",
+            "disco",
+            "ms_ssim",
+            1,
+            source="dragkit",
+            notebook=NOTEBOOK,
+        ),
+    ]
+    return defended.write("defence_disco", f"--n {n}", made, rows, folder)

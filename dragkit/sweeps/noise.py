@@ -1,0 +1,49 @@
+"""Noise and dropout: how much of the photo, for how much accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dragkit import utility, zoo
+from dragkit.claims import Claim
+from dragkit.comparison import Rows, claim
+from dragkit.sweeps import defended
+from dragkit.sweeps.defended import AT, OPEN, attacked
+
+GAUSSIAN = (0.5, 1.0, 2.0, 4.0)
+LAPLACE = (1.0,)
+DROPOUT = (0.25, 0.5, 0.75)
+
+
+def noise(n: int = 32, folder: Path | None = None) -> Path:
+    """Gaussian and Laplace noise against attackers with and without the likelihood, dropout against who sees the zeros."""
+    cases = {OPEN: attacked("", n=n)}
+    for kind, strengths, reply in (
+        ("gaussian", GAUSSIAN, "likelihood"),
+        ("laplace", LAPLACE, "likelihood"),
+        ("dropout", DROPOUT, "visible"),
+    ):
+        for strength in strengths:
+            recipe = f"{kind}:{strength}"
+            cases |= {recipe: attacked(recipe, n=n), f"{recipe}, {reply}": attacked(recipe, reply, n=n)}
+    rows = defended.study("noise", cases)
+    return defended.write("defence_noise", f"--n {n}", [_tradeoff(rows, n)], rows, folder)
+
+
+def _tradeoff(rows: Rows, n: int) -> Claim:
+    """Noise that takes half of the gain costs accuracy: how much, at the weakest such level."""
+    enough = [s for s in GAUSSIAN if defended.above_half(rows, f"gaussian:{s}, likelihood").high < 0]
+    weakest = f"gaussian:{enough[0] if enough else GAUSSIAN[-1]}, likelihood"
+    recipe = rows[weakest]["defence"]
+    cost = utility.accuracy_drop(utility.measured_right(zoo.CLIENT, AT), utility.measured_right(zoo.CLIENT, AT, recipe))
+    return claim(
+        "noise-tradeoff",
+        "Gaussian noise that takes more than half of DRAG's gain in MS-SSIM from an attacker who knows it costs more than two "
+        f"points of accuracy (weakest such level tested: {weakest}; value: accuracy lost)",
+        cost,
+        n,
+        bool(enough) and cost.low > 0.02,
+        source="dragkit",
+        key="accuracy lost",
+        notebook="11_noise",
+    )

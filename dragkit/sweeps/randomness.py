@@ -1,0 +1,86 @@
+"""Randomness on the client, at equal accuracy: noise of different shapes, dropped tokens, hidden parts, and repeated queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dragkit import data, utility, zoo
+from dragkit.comparison import Rows
+from dragkit.defenses import make
+from dragkit.store import remember
+from dragkit.sweeps import defended
+from dragkit.sweeps.defended import AT, OPEN, attacked
+
+NOTEBOOK = "15_randomness"
+LOST = 0.05  # of the accuracy, for every mechanism
+QUERIES = (1, 4, 16)
+MECHANISMS: dict[str, tuple[str, tuple[float, float]]] = {  # recipe without its strength -> reply, range of strengths
+    "gaussian": ("likelihood", (0.05, 4.0)),
+    "pac": ("likelihood", (0.05, 4.0)),
+    "shaped": ("likelihood", (0.05, 4.0)),
+    "dropout": ("average", (0.01, 0.95)),
+    "heads": ("instances", (0.01, 0.95)),
+}
+
+
+def randomness(n: int = 32, folder: Path | None = None) -> Path:
+    """Every mechanism as strong as the same loss of accuracy allows, against who knows it and hears 1, 4 or 16 messages."""
+    strengths = {name: strength(name, between) for name, (_, between) in MECHANISMS.items()}
+    cases = {OPEN: attacked("", n=n)}
+    for name, (reply, _) in MECHANISMS.items():
+        for k in QUERIES:
+            cases[f"{name}, {k}"] = attacked(f"{name}:{strengths[name]}", reply, n=n, queries=k)
+    rows = defended.study("randomness", cases)
+    made = [
+        defended.gap(
+            "shaped-noise-beats-isotropic",
+            f"At equal accuracy ({LOST:.0%} lost), noise shaped by what leaks and what the server needs leaves an attacker "
+            "who knows it (likelihood, one message) a lower MS-SSIM than isotropic noise",
+            rows,
+            "shaped, 1",
+            "gaussian, 1",
+            "ms_ssim",
+            -1,
+            source="dragkit",
+            notebook=NOTEBOOK,
+        ),
+        defended.gap(
+            "queries-undo-noise",
+            "An attacker who averages 16 messages of the same photo gets a higher MS-SSIM through isotropic noise than from one",
+            rows,
+            "gaussian, 16",
+            "gaussian, 1",
+            "ms_ssim",
+            1,
+            source="dragkit",
+            notebook=NOTEBOOK,
+        ),
+    ]
+    return defended.write(
+        "defence_randomness", f"--n {n}", made, _with_loss(rows), folder, lost=LOST, strengths=strengths
+    )
+
+
+def strength(name: str, between: tuple[float, float]) -> float:
+    """The strength at which a mechanism costs `LOST` of the accuracy, chosen on half of the validation photos, not the attacked."""
+    weights = zoo.card(zoo.CLIENT)["sha256"]
+    spec: dict[str, Any] = {"strength": 1, "name": name, "between": between, "lost": LOST, "at": AT, "weights": weights}
+
+    def work() -> dict[str, Any]:
+        client = zoo.load_client(at=AT)
+        found = utility.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between)
+        return {"strength": torch.tensor(found.strength, dtype=torch.float64)}
+
+    return round(float(remember(data.cache_dir() / "results", spec, work)["strength"]), 4)
+
+
+def _with_loss(rows: Rows) -> Rows:
+    """Rows with the accuracy that each mechanism loses on the whole split, photo by photo."""
+    plain = utility.measured_right(zoo.CLIENT, AT)
+    for row in rows.values():
+        if row.get("defence"):
+            row["lost"] = list(utility.accuracy_drop(plain, utility.measured_right(zoo.CLIENT, AT, row["defence"])))
+    return rows

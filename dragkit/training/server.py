@@ -1,0 +1,89 @@
+"""A server that is trained for a defence: the client half stays as it is, the blocks after the cut learn to live with it.
+
+The messages are defended anew at every step, with the augmentation of the classifier ("noise-aware" training). Only the server's
+copy of the weights changes, so no phone has to be updated.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from dragkit.client import SplitClient
+from dragkit.data import CLASSES, imagenette
+from dragkit.defenses import Defence, defend
+from dragkit.training import augment
+from dragkit.training.loop import Task, TrainConfig, batch_indices
+from dragkit.training.muon import muon_and_adamw
+
+
+@dataclass(frozen=True)
+class ServerRecipe:
+    crop: float = 0.25  # the classifier's augmentation, see `ClassifierRecipe`
+    jitter: float = 0.3
+    mix: float = 0.8
+    smoothing: float = 0.1
+
+
+class ServerTask(Task):
+    """Args: client: cut where the message leaves it; frozen already, moved to `device`. defence: made for this client.
+
+    Raises:
+        ValueError: the client's server does not answer with scores of the ten classes.
+    """
+
+    def __init__(
+        self,
+        recipe: ServerRecipe,
+        client: SplitClient,
+        defence: Defence,
+        batch: int,
+        seed: int,
+        device: torch.device,
+    ):
+        self.recipe, self.defence, self.batch, self.seed, self.device = recipe, defence, batch, seed, device
+        self.client = client.to(device)
+        self.student = copy.deepcopy(self.client)
+        self.model: Any = self.student.model.requires_grad_(True)  # its client half never runs, so it gets no gradient
+        answer = tuple(client.server(torch.zeros(1, *client.h_shape, device=device)).shape[1:])
+        if answer != (len(CLASSES),):
+            raise ValueError(f"client is {client.name}; its server answers {answer}, not scores of the ten classes")
+        self.photos, self.labels = (t.to(device) for t in imagenette("train", 80))  # room for crops
+        self.val, self.val_labels = (t.to(device) for t in imagenette("val"))
+
+    def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        return muon_and_adamw(self.model, config.lr, config.weight_decay, ("vit.embeddings", "classifier"))
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        index = batch_indices(len(self.photos), self.batch, step, self.seed)
+        x = augment.random_crop(self.photos[index].float() / 255, self.recipe.crop, generator)
+        x = augment.colour_jitter(x, self.recipe.jitter, generator)
+        target = nnf.one_hot(self.labels[index], len(CLASSES)).float()
+        x, target = augment.mix(x, target, self.recipe.mix, generator)
+        with torch.no_grad():
+            received = self.defence.receive(self.defence(self.client(x).float(), generator))
+        logits = self.student.server(received).float()
+        loss = nnf.cross_entropy(logits, target, label_smoothing=self.recipe.smoothing)
+        return loss, {"train_top1": (logits.argmax(1) == target.argmax(1)).float().mean().item()}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy of the defended messages of every fourth validation photo."""
+        server, right = self.serving(model), 0
+        for start in range(0, len(self.val[::4]), 128):
+            part = slice(start, start + 128)
+            x, labels = self.val[::4][part], self.val_labels[::4][part]
+            h = self.client(x.float() / 255)
+            received = self.defence.receive(defend(self.defence, h, self.seed + start)[0])
+            right += int((server.server(received).argmax(1) == labels).sum())
+        return {"top1": right / len(self.val[::4])}
+
+    def serving(self, model: nn.Module) -> SplitClient:
+        """The client with the server half of `model`, frozen."""
+        served = copy.deepcopy(self.client)
+        served.model.load_state_dict(model.state_dict())
+        return served
