@@ -353,6 +353,39 @@ def server(
 
 
 @train_app.command()
+def nopeek(
+    name: Annotated[
+        str, typer.Option(help="of the client that is made; a new one, nopeek-..., for every variant")
+    ] = "nopeek-vit-imagenette64",
+    block: Annotated[int, typer.Option(help="after which the client is cut")] = 6,
+    weight: Annotated[float, typer.Option(help="of the distance correlation (lambda); 0 is the control")] = 3.0,
+    dx: Annotated[str, typer.Option(help="distance between photos: euclid or squared")] = "euclid",
+    dz: Annotated[str, typer.Option(help="distance between messages: euclid, squared or cosine")] = "euclid",
+    unbiased: Annotated[bool, typer.Option(help="U-centred estimate of the correlation")] = False,
+    root: Annotated[bool, typer.Option(help="the correlation, not its square")] = True,
+    train: Annotated[str, typer.Option(help="which halves learn: both, client or server")] = "both",
+    tokens: Annotated[str, typer.Option(help="that are decorrelated: all, patches or cls")] = "all",
+    steps: Steps = 500,
+    batch: int = 64,
+    lr: float = 5e-4,
+    minutes: Minutes = 0.0,
+    device: str = "auto",
+    seed: int = 0,
+    ship: Ship = False,
+) -> None:
+    """A client whose messages are decorrelated from the photos (NoPeek)."""
+    from dragkit.training.loop import TrainConfig
+    from dragkit.training.nopeek import NopeekRecipe
+    from dragkit.training.nopeek_commands import train_nopeek
+
+    config = TrainConfig(
+        steps, batch, lr, warmup=50, ema=0.99, decay=0.4, device=device, seed=seed, minutes=minutes or None
+    )
+    recipe = NopeekRecipe(block, weight, dx, dz, unbiased, root, train, tokens)
+    _done(train_nopeek(config, recipe, name), name, ship)
+
+
+@train_app.command()
 def disco(
     name: Annotated[
         str, typer.Option(help="of the client that is made; a new one for every variant")

@@ -89,7 +89,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     return Table(header, written)
 
 
-def recorded(name: str, folder: Path | None = None) -> dict[str, Any] | None:
+def recorded(name: str, folder: Path | None = None) -> Any:
     """The data of a long run, `book/results/<name>.json`; None where the run has not been made or the book is not here.
 
     A page must say so visibly when it gets None: `missing(name)` is the sentence.
@@ -107,6 +107,20 @@ def missing(name: str) -> str:
     return (
         f"Not available: book/results/{name}.json. The measurement has not been recorded here; "
         f"`dragkit {verb} {name.partition('-')[0]}` makes it."
+    )
+
+
+def verdict(id_: str, folder: Path | None = None) -> str:
+    """What was measured of a claim, as one sentence; says so where it has not been measured here."""
+    known = recorded("claims", folder) or []
+    found = next((claim for claim in known if claim["id"] == id_), None)
+    if found is None:
+        return f"Claim {id_}: not measured here yet."
+    holds = "holds here" if found["holds"] else "does not hold here"
+    unit = f" {found['unit']}" if found["unit"] else ""
+    return (
+        f"Claim {id_} {holds}: {found['statement']}. {found['key']}: {found['value']:.3f}{unit} "
+        f"[{found['ci_low']:.3f}, {found['ci_high']:.3f}], n = {found['n']}."
     )
 
 
