@@ -493,7 +493,11 @@ def measure(
 @app.command()
 def sweep(
     name: Annotated[
-        str, typer.Argument(help="search, baselines, retrieval, ablations, recurrence_curve, rates or budgets")
+        str,
+        typer.Argument(
+            help="search, baselines, retrieval, ablations, recurrence_curve, rates, budgets, defence_noise, defence_tokens, "
+            "defence_transport, defence_nopeek, defence_disco, defence_randomness, bounds or bits"
+        ),
     ],
     n: Annotated[int, typer.Option(help="photos; 0 is the sweep's own number")] = 0,
     turns: Annotated[int, typer.Option(help="turns of DRAG, whose time the other methods get too")] = 0,

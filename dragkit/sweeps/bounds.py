@@ -34,7 +34,7 @@ from dragkit.sweeps.budget import FAST
 from dragkit.sweeps.defended import AT
 
 NOISES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # standard deviations in units of the spread of the IR
-NOTEBOOK = "16_guarantees"
+NOTEBOOK = "16_bounds"
 DRAG, RMLE = "DRAG", "rMLE"
 THRESHOLDS = (0.01, 0.02, 0.03)  # mean squared errors that count as success
 CODES = ((1, 1), (1, 2), (2, 1), (1, 4), (2, 2), (2, 4), (4, 2))  # numbers and bits each

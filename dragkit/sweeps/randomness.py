@@ -22,7 +22,7 @@ MECHANISMS: dict[str, tuple[str, tuple[float, float]]] = {  # recipe without its
     "pac": ("likelihood", (0.05, 4.0)),
     "shaped": ("likelihood", (0.05, 4.0)),
     "dropout": ("average", (0.01, 0.95)),
-    "heads": ("instances", (0.01, 0.95)),
+    "heads": ("average", (0.01, 0.95)),
 }
 
 
@@ -33,6 +33,8 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
     for name, (reply, _) in MECHANISMS.items():
         for k in QUERIES:
             cases[f"{name}, {k}"] = attacked(f"{name}:{strengths[name]}", reply, n=n, queries=k)
+    most = QUERIES[-1]
+    cases[f"heads, {most}, instances"] = attacked(f"heads:{strengths['heads']}", "instances", n=n, queries=most)
     rows = defended.study("randomness", cases)
     made = [
         defended.gap(
