@@ -35,7 +35,9 @@ def pairwise(x: Tensor, kind: str = "euclid") -> Tensor:
     squared = (size[:, None] + size - 2 * flat @ flat.T).clamp_min(0)
     off_diagonal = 1 - torch.eye(len(x), dtype=squared.dtype, device=x.device)
     squared = squared * off_diagonal
-    return squared if kind == "squared" else (squared + _TINY).sqrt() * off_diagonal
+    if kind == "squared":
+        return squared
+    return squared.clamp_min(_TINY).sqrt() * (squared > 0)  # a distance of 0 has no gradient, and stays 0
 
 
 def distance_correlation(

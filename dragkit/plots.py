@@ -16,7 +16,9 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from dragkit.images import validate_images
@@ -33,6 +35,7 @@ COLOURS = (
 )  # Okabe and Ito, the yellow left out: it fades on white
 DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
+SIDES = ((5, 4), (5, -4), (-5, 4), (-5, -4), (0, 7), (0, -7), (7, 0), (-7, 0), (5, 14), (5, -14), (-5, 14), (-5, -14))
 STYLE: dict[Any, Any] = {  # the stubs want every key as a literal
     "figure.facecolor": "white",
     "font.size": FONT,
@@ -323,6 +326,88 @@ def plane(
         axes.set_aspect("equal")
         _finish(figure, axes, xlabel, ylabel, legend=True)
     return figure
+
+
+def tradeoff(
+    points: Mapping[str, Sequence[tuple[Interval, Interval, str]]],
+    xlabel: str,
+    ylabel: str,
+    levels: Mapping[str, float] | None = None,
+    *,
+    joined: Sequence[str] = (),
+    limits: tuple[tuple[float, float], tuple[float, float]] | None = None,
+) -> Figure:
+    """Two measured quantities against each other: a point with a bar in both directions and a small text each.
+
+    Args:
+        points: series -> its points: x (value, low, high), y (value, low, high), text; "" is no text.
+        levels: label -> height of a thin horizontal line, such as a floor or a ceiling.
+        joined: series whose points are connected by a line, in the order of x.
+        limits: ranges of x and y, to compare figures; what is drawn when None.
+
+    Raises:
+        ValueError: no points, a value outside its interval, a line for a series that is not there.
+    """
+    if not any(points.values()):
+        raise ValueError("points is empty; give at least one point")
+    if not set(joined) <= set(points):
+        raise ValueError(f"joined has {sorted(set(joined) - set(points))}; points has {list(points)}")
+    for label, series in points.items():
+        for x, y, text in series:
+            if not all(low <= value <= high for value, low, high in (x, y)):
+                raise ValueError(f"points[{label!r}] has {text!r} at {x}, {y}; each must be (value, low, high)")
+    with plt.rc_context(STYLE):
+        figure = _figure(WIDTH, 560)
+        axes = figure.add_subplot()
+        texts: list[tuple[tuple[float, float], str, str]] = []
+        for i, (label, series) in enumerate(points.items()):
+            look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            ordered = sorted(series, key=lambda point: point[0][0])
+            for x, y, text in ordered:
+                axes.plot(x[1:], [y[0]] * 2, color=look["color"], linewidth=1.5, alpha=0.6)
+                axes.plot([x[0]] * 2, y[1:], color=look["color"], linewidth=1.5, alpha=0.6)
+                texts.append(((x[0], y[0]), text, look["color"]))
+            line = DASHES[i % len(DASHES)] if label in joined else ""
+            middles = [[point[axis][0] for point in ordered] for axis in (0, 1)]
+            axes.plot(*middles, linestyle=line, linewidth=1.4, markersize=7, label=label, **look)
+        if limits:
+            axes.set(xlim=limits[0], ylim=limits[1])
+        _levels(axes, levels or {})
+        _finish(figure, axes, xlabel, ylabel, legend=len(points) > 1)
+        _name_points(figure, axes, texts)
+    return figure
+
+
+def _name_points(figure: Figure, axes: Axes, texts: Sequence[tuple[tuple[float, float], str, str]]) -> None:
+    """Texts beside their points, each on the side where it covers least of the others."""
+    figure.draw_without_rendering()  # the axes have their final place now
+    frame = axes.get_window_extent()
+    dots = axes.transData.transform([at for at, _, _ in texts])
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
+    taken += [text.get_window_extent() for text in axes.texts]
+    for at, text, colour in texts:
+        if not text:
+            continue
+        tried: list[tuple[float, int, Annotation, Bbox]] = []
+        for dx, dy in SIDES:
+            place: dict[str, Any] = {"xytext": (dx, dy), "textcoords": "offset points", "in_layout": False}
+            place |= {"ha": ("center", "left", "right")[(dx > 0) - (dx < 0)]}
+            place |= {"va": ("center", "bottom", "top")[(dy > 0) - (dy < 0)]}
+            made = axes.annotate(text, at, fontsize=SMALL - 1, color=colour, **place)
+            box = made.get_window_extent()
+            outside = box.width * box.height - _shared(box, frame)
+            tried.append((sum(_shared(box, other) for other in taken) + 10 * outside, len(tried), made, box))
+        _, best, _, box = min(tried)
+        for _, i, made, _ in tried:
+            if i != best:
+                made.remove()
+        taken.append(box)
+
+
+def _shared(a: Bbox, b: Bbox) -> float:
+    """Area that two boxes have in common."""
+    both = Bbox.intersection(a, b)
+    return both.width * both.height if both else 0.0
 
 
 def heat_maps(maps: Mapping[str, Tensor], label: str, *, columns: int = 4, vmax: float | None = None) -> Figure:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dragkit import zoo
-from dragkit.training import classifier
+from dragkit.client import SplitClient
+from dragkit.probe import rate
+from dragkit.training.classifier import MEAN, STD, image_processor
 from dragkit.training.commands import export_model, round_to_fp16, run_folder
 from dragkit.training.loop import TrainConfig, fit, pick_device
-from dragkit.training.nopeek import NopeekRecipe, NopeekTask
+from dragkit.training.nopeek import NopeekRecipe, NopeekTask, measure_correlation
+from dragkit.utility import per_photo_right
 
 NAME = f"nopeek-{zoo.CLIENT}"
 
@@ -22,11 +27,32 @@ def train_nopeek(config: TrainConfig, recipe: NopeekRecipe, name: str = NAME) ->
     """
     if not name.startswith("nopeek-") or set(name) & set("/:\\"):
         raise ValueError(f"name is {name!r}; it must begin with nopeek- and have no / and :, such as {NAME}")
+    _check_recipe(run_folder(name), recipe)
     task = NopeekTask(recipe, config.batch, config.seed, pick_device(config.device))
     model = fit(task, config, run_folder(name))
     round_to_fp16(task.model, model)
-    measured = {key: {"value": value, "n": 512} for key, value in task.evaluate(task.model).items()}
-    measured["top1"] = {"value": classifier.top1(task.model, task.val, task.val_labels), "n": len(task.val)}
-    out = export_model(task.model, name, name, measured, config, asdict(recipe), f"nopeek --name {name}")
-    classifier.image_processor().save_pretrained(out)
+    top1 = rate(per_photo_right(SplitClient(task.model, f"block:{recipe.block}", image_size=64, mean=MEAN, std=STD)))
+    measured: dict[str, Any] = {"top1": {"value": top1.mean, "ci": [top1.low, top1.high], "n": len(task.val)}}
+    measured |= measure_correlation(lambda x: task.answer(task.model, x)[1], task.val)
+    out = export_model(
+        task.model, name, name, measured, config, asdict(recipe), f"nopeek --name {name} --weight {recipe.weight}"
+    )
+    image_processor().save_pretrained(out)
     return out
+
+
+def _check_recipe(folder: Path, recipe: NopeekRecipe) -> None:
+    """`fit` goes on from a checkpoint whatever the recipe says, so a name belongs to one recipe."""
+    file, given = folder / "recipe.json", asdict(recipe)
+    known = json.loads(file.read_text()) if file.exists() else given
+    if not file.exists() and (folder / "checkpoint").exists():
+        raise ValueError(f"the run in {folder} does not say its recipe; choose another --name, or delete the folder")
+    changed = ", ".join(
+        f"{key} {known.get(key)!r} -> {value!r}" for key, value in given.items() if known.get(key) != value
+    )
+    if changed:
+        raise ValueError(
+            f"the run in {folder} has another recipe ({changed}); choose another --name, or delete the folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(given, indent=1) + "\n")

@@ -71,6 +71,7 @@ def few_photos(monkeypatch, tmp_path):
         return photos, torch.arange(16) % 10
 
     monkeypatch.setattr(nopeek, "imagenette", imagenette)
+    monkeypatch.setattr(data, "imagenette", imagenette)
     monkeypatch.setattr(data, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr("dragkit.training.commands.cache_dir", lambda: tmp_path)
     monkeypatch.setattr("dragkit.zoo.cache_dir", lambda: tmp_path)
@@ -117,3 +118,27 @@ def test_a_trained_client_is_found_by_its_name(few_photos):
     assert zoo.trained("nopeek-", "ViTForImageClassification") == ["nopeek-toy"]
     with pytest.raises(ValueError, match="must begin with nopeek-"):
         nopeek_commands.train_nopeek(config, NopeekRecipe(), "vit")
+
+
+def test_a_client_that_always_says_the_same_is_uncorrelated():
+    assert distance_correlation(_noise(8, 6), torch.ones(8, 6)) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_name_belongs_to_one_recipe(few_photos):
+    config = TrainConfig(2, 4, 1e-4, warmup=1, device="cpu")
+    nopeek_commands.train_nopeek(config, NopeekRecipe(), "nopeek-toy")
+    with pytest.raises(ValueError, match=r"another recipe \(weight 3.0 -> 0\)"):
+        nopeek_commands.train_nopeek(config, NopeekRecipe(weight=0), "nopeek-toy")
+
+
+def test_measured_batches_are_drawn_from_the_whole_split(monkeypatch):
+    monkeypatch.setattr(nopeek, "MEASURED_BATCH", 8)
+    photos, seen = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1).expand(20, 3, 4, 4), []
+
+    def client(x):
+        seen.append((x[:, 0, 0, 0] * 255).round().int().tolist())
+        return x
+
+    found = nopeek.measure_correlation(client, photos)
+    assert seen == [[0, 2, 4, 6, 8, 10, 12, 14], [1, 3, 5, 7, 9, 11, 13, 15]]
+    assert {name: entry["n"] for name, entry in found.items()} == {"correlation": 16, "correlation_unbiased": 16}

@@ -16,6 +16,8 @@ from PIL import Image
 from dragkit import pages, plots, schedule, widgets
 from dragkit.threat import ThreatModel
 
+ONE = (0.5, 0.4, 0.6)  # a value and its interval
+
 
 def photos(n: int, side: int = 64) -> torch.Tensor:
     return torch.rand((n, 3, side, side), generator=torch.Generator().manual_seed(n))
@@ -109,6 +111,9 @@ def test_grid_labels_follow_their_images():
             lambda: plots.plane({"a": torch.zeros(1, 2)}, radius=1, names={"a": ["x", "y"]}, xlabel="", ylabel=""),
             r"names\['a'\] has 2 texts",
         ),
+        (lambda: plots.tradeoff({"a": []}, "", ""), "points is empty"),
+        (lambda: plots.tradeoff({"a": [(ONE, ONE, "")]}, "", "", joined=["b"]), "joined"),
+        (lambda: plots.tradeoff({"a": [(ONE, (0.1, 0.2, 0.3), "p")]}, "", ""), r"points\['a'\] has 'p'"),
         (lambda: plots.heat_maps({}, ""), "maps must hold"),
         (lambda: plots.heat_maps({"a": torch.zeros(3)}, ""), "maps must hold"),
     ],
@@ -176,6 +181,38 @@ def test_plane_draws_points_and_a_round_circle():
     assert top > 2
 
 
+def test_tradeoff_draws_points_bars_texts_and_levels():
+    points = {
+        "noise": [((0.9, 0.8, 0.95), (0.3, 0.2, 0.4), "2.0"), ((0.5, 0.4, 0.6), (0.1, 0.0, 0.2), "4.0")],
+        "shuffle": [((0.7, 0.6, 0.8), (0.6, 0.5, 0.7), "")],
+    }
+    axes = plots.tradeoff(points, "accuracy", "MS-SSIM", {"prior only": 0.15}, joined=["noise"]).axes[0]
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert drawn["noise"].get_xydata().tolist() == [[0.5, 0.1], [0.9, 0.3]], "in the order of x"
+    assert drawn["shuffle"].get_xydata().tolist() == [[0.7, 0.6]]
+    assert drawn["noise"].get_linestyle() != drawn["shuffle"].get_linestyle() == "None"
+    looks = {(drawn[label].get_color(), drawn[label].get_marker()) for label in points}
+    assert len({c for c, _ in looks}) == len({m for _, m in looks}) == 2, "colour alone does not tell series apart"
+    bars = [line.get_xydata().tolist() for line in axes.lines if line.get_label().startswith("_")]
+    assert [[0.8, 0.3], [0.95, 0.3]] in bars
+    assert [[0.9, 0.2], [0.9, 0.4]] in bars
+    assert sorted(text.get_text() for text in axes.texts) == ["2.0", "4.0", "prior only"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("accuracy", "MS-SSIM")
+    axes = plots.tradeoff(points, "accuracy", "MS-SSIM", limits=((0, 1), (0.5, 1.5))).axes[0]
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1), (0.5, 1.5))
+
+
+def test_tradeoff_keeps_texts_apart_and_on_the_axes():
+    crowd = [((x, x, x), (0.5, 0.5, 0.5), f"defence {i}") for i, x in enumerate((0.0, 0.5, 0.51, 0.52, 1.0))]
+    figure = plots.tradeoff({"a": crowd}, "x", "y")
+    rendered(figure)
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    frame = figure.axes[0].get_window_extent()
+    assert len(boxes) == 5
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+    assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+
+
 def test_heat_maps_share_one_scale_and_are_symmetric_when_signed():
     maps = {"a": torch.tensor([[0.0, 1.0]]), "b": torch.tensor([[0.5, 3.0]])}
     assert {axes.images[0].get_clim() for axes in plots.heat_maps(maps, "d").axes if axes.images} == {(0.0, 3.0)}
@@ -191,6 +228,7 @@ def test_figures_are_not_kept_by_pyplot_and_the_style_does_not_leak():
         plots.intervals({"a": 1.0}, "x"),
         plots.heat_maps({"a": torch.ones(2, 2)}, "x"),
         plots.plane({"a": torch.ones(1, 2)}, radius=1.0, xlabel="x", ylabel="y"),
+        plots.tradeoff({"a": [(ONE, ONE, "p")]}, "x", "y"),
     ]
     assert (plt.get_fignums(), plt.rcParams["font.size"], plt.rcParams["axes.grid"]) == before
     for figure in figures:
