@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,22 +17,34 @@ from dragkit.sweeps.defended import AT, OPEN, attacked
 NOTEBOOK = "15_randomness"
 LOST = 0.05  # of the accuracy, for every mechanism
 QUERIES = (1, 4, 16)
-MECHANISMS: dict[str, tuple[str, tuple[float, float]]] = {  # recipe without its strength -> reply, range of strengths
-    "gaussian": ("likelihood", (0.05, 4.0)),
-    "pac": ("likelihood", (0.05, 4.0)),
-    "shaped": ("likelihood", (0.05, 4.0)),
-    "dropout": ("average", (0.01, 0.95)),
-    "heads": ("average", (0.01, 0.95)),
-}
+
+
+class Mechanism(NamedTuple):
+    """What is drawn at random: a recipe whose strength is chosen, what follows it, the reply, and how many messages are heard."""
+
+    name: str
+    between: tuple[float, float]
+    then: str
+    reply: str
+    queries: tuple[int, ...] = QUERIES
+
+
+MECHANISMS = (
+    Mechanism("gaussian", (0.05, 2.0), "", "likelihood"),
+    Mechanism("shaped", (0.05, 2.0), "", "likelihood"),
+    Mechanism("pac", (0.05, 2.0), "", "likelihood", (1,)),
+    Mechanism("drop", (0.01, 0.95), "+shuffle", "reorder"),
+    Mechanism("heads", (0.01, 0.95), "", "average"),
+)
 
 
 def randomness(n: int = 32, folder: Path | None = None) -> Path:
     """Every mechanism as strong as the same loss of accuracy allows, against who knows it and hears 1, 4 or 16 messages."""
-    strengths = {name: strength(name, between) for name, (_, between) in MECHANISMS.items()}
+    strengths = {m.name: strength(m.name, m.between) for m in MECHANISMS}
     cases = {OPEN: attacked("", n=n)}
-    for name, (reply, _) in MECHANISMS.items():
-        for k in QUERIES:
-            cases[f"{name}, {k}"] = attacked(f"{name}:{strengths[name]}", reply, n=n, queries=k)
+    for m in MECHANISMS:
+        recipe = f"{m.name}:{strengths[m.name]}{m.then}"
+        cases |= {f"{m.name}{m.then}, {k}": attacked(recipe, m.reply, n=n, queries=k) for k in m.queries}
     most = QUERIES[-1]
     cases[f"heads, {most}, instances"] = attacked(f"heads:{strengths['heads']}", "instances", n=n, queries=most)
     rows = defended.study("randomness", cases)
@@ -69,11 +81,11 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
 def strength(name: str, between: tuple[float, float]) -> float:
     """The strength at which a mechanism costs `LOST` of the accuracy, chosen on half of the validation photos, not the attacked."""
     weights = zoo.card(zoo.CLIENT)["sha256"]
-    spec: dict[str, Any] = {"strength": 1, "name": name, "between": between, "lost": LOST, "at": AT, "weights": weights}
+    spec: dict[str, Any] = {"strength": 2, "name": name, "between": between, "lost": LOST, "at": AT, "weights": weights}
 
     def work() -> dict[str, Any]:
         client = zoo.load_client(at=AT)
-        found = utility.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between)
+        found = utility.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between, steps=6)
         return {"strength": torch.tensor(found.strength, dtype=torch.float64)}
 
     return round(float(remember(data.cache_dir() / "results", spec, work)["strength"]), 4)
