@@ -30,9 +30,9 @@ class Mechanism(NamedTuple):
 
 
 MECHANISMS = (
-    Mechanism("gaussian", (0.05, 2.0), "", "likelihood"),
-    Mechanism("shaped", (0.05, 2.0), "", "likelihood"),
-    Mechanism("pac", (0.05, 2.0), "", "likelihood", (1,)),
+    Mechanism("gaussian", (0.05, 4.0), "", "likelihood"),
+    Mechanism("shaped", (0.05, 4.0), "", "likelihood"),
+    Mechanism("pac", (0.05, 4.0), "", "likelihood", (1,)),
     Mechanism("drop", (0.01, 0.95), "+shuffle", "reorder"),
     Mechanism("heads", (0.01, 0.95), "", "average"),
 )
@@ -81,11 +81,11 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
 def strength(name: str, between: tuple[float, float]) -> float:
     """The strength at which a mechanism costs `LOST` of the accuracy, chosen on half of the validation photos, not the attacked."""
     weights = zoo.card(zoo.CLIENT)["sha256"]
-    spec: dict[str, Any] = {"strength": 2, "name": name, "between": between, "lost": LOST, "at": AT, "weights": weights}
+    spec: dict[str, Any] = {"strength": 1, "name": name, "between": between, "lost": LOST, "at": AT, "weights": weights}
 
     def work() -> dict[str, Any]:
         client = zoo.load_client(at=AT)
-        found = utility.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between, steps=6)
+        found = utility.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between)
         return {"strength": torch.tensor(found.strength, dtype=torch.float64)}
 
     return round(float(remember(data.cache_dir() / "results", spec, work)["strength"]), 4)
