@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dragkit.client import SplitClient
 from dragkit.defenses.base import Chain, Defence, defend, defend_images
-from dragkit.defenses.disco import Disco, DiscoHard, DiscoRandom, DiscoStatic
+from dragkit.defenses.disco import Disco, DiscoHard, DiscoRandom, DiscoStatic, DiscoWarm
 from dragkit.defenses.noise import Dropout, GaussianNoise, LaplaceNoise
 from dragkit.defenses.shaped import PacNoise, ShapedNoise
 from dragkit.defenses.stochastic import StochasticDepth, StochasticHeads
@@ -13,7 +13,7 @@ from dragkit.defenses.transforms import FeaturePermutation, Rotation
 from dragkit.defenses.transport import LowRank, Quantise, TopK
 
 __all__ = ["DEFENCES", "Chain", "Defence", "check_recipe", "defend", "defend_images", "make"]
-__all__ += ["Disco", "DiscoHard", "DiscoRandom", "DiscoStatic"]
+__all__ += ["Disco", "DiscoHard", "DiscoRandom", "DiscoStatic", "DiscoWarm"]
 __all__ += ["Dropout", "GaussianNoise", "LaplaceNoise", "PacNoise", "ShapedNoise"]
 __all__ += ["FeaturePermutation", "LowRank", "Quantise", "Rotation", "StochasticDepth", "StochasticHeads"]
 __all__ += ["TokenDrop", "TokenShuffle", "TopK"]
@@ -31,6 +31,7 @@ DEFENCES: dict[str, type[Defence]] = {
     "permute": FeaturePermutation,
     "disco": Disco,
     "disco-hard": DiscoHard,
+    "disco-warm": DiscoWarm,
     "disco-static": DiscoStatic,
     "disco-random": DiscoRandom,
     "shaped": ShapedNoise,

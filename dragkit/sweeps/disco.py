@@ -14,7 +14,7 @@ from dragkit.sweeps.defended import AT, OPEN, attacked
 NOTEBOOK = "14_disco"
 SHIPPED = "disco-vit-imagenette64"
 REPLIES = ("loud channels", "channelwise")
-MASKS = ("disco", "disco-hard", "disco-static", "disco-random")
+MASKS = ("disco", "disco-warm", "disco-hard", "disco-static", "disco-random")
 
 
 def disco(n: int = 32, folder: Path | None = None) -> Path:
@@ -44,17 +44,24 @@ def disco(n: int = 32, folder: Path | None = None) -> Path:
             defended.strongest(rows, tried),
             source=f"{PAPER}, defences",
             notebook=NOTEBOOK,
-        ),
+        )
+    ]
+    made += [
         defended.gap(
-            "disco-channelwise-cosine",
-            "Against DISCO's soft mask, comparing channel by channel gives DRAG a higher MS-SSIM than comparing token by token",
+            id_,
+            f"Against DISCO's soft mask{which}, comparing channel by channel gives DRAG a higher MS-SSIM than comparing token by "
+            "token",
             rows,
-            "disco, channelwise",
-            "disco",
+            f"{mask}, channelwise",
+            mask,
             "ms_ssim",
             1,
             source="dragkit",
             notebook=NOTEBOOK,
-        ),
+        )
+        for id_, mask, which in (
+            ("disco-channelwise-cosine", "disco", ""),
+            ("disco-channelwise-cosine-warm", "disco-warm", " at a temperature where no gain underflows"),
+        )
     ]
     return defended.write("defence_disco", f"--n {n}", made, rows, folder)

@@ -1,0 +1,577 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Randomness on the client
+#
+# Noise on the message is the simplest of all defences, and it costs accuracy. Two things can be done better than adding the
+# same noise everywhere. The phone can choose *where* to put it: strong where the photo shows, weak where the server reads.
+# Or it can leave parts of its own network out at random, so that nobody else knows which function it has computed. Client
+# randomness that keeps utility is an open question of the field. This chapter says what an answer would look like, and
+# measures some candidates.
+#
+# **Goals.** Derive the shape of noise that leaks least for its cost. See why mechanisms can be compared at equal measured
+# accuracy only. Know what repeated messages do to each kind of randomness. Tell noise that averages out from randomness
+# that leaves a bias.
+#
+# **You need** [guidance](04_guidance.ipynb), the [chapter on noise](11_noise.ipynb), and the idea of an
+# {term}`adaptive attack`.
+#
+# > **Cost:** CPU, less than a minute (four short attacks on two photos), 1.2 GB of memory. Measured: see the
+# > [appendix](../book/timings.md).
+
+# %% tags=["remove-cell"]
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    source = "dragkit @ git+https://github.com/dragkit/dragkit"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+
+# %% tags=["parameters"]
+budget = "ci"  # how many turns the attacks take
+seed = 0
+
+# %%
+import torch
+from torch.nn import functional as F
+
+from dragkit import comparison, data, metrics, pages, plots, utility, zoo
+from dragkit.adaptive import hear
+from dragkit.adaptive.likelihood import Mahalanobis, average
+from dragkit.attacks import DragConfig
+from dragkit.defenses import (
+    GaussianNoise,
+    PacNoise,
+    ShapedNoise,
+    StochasticDepth,
+    StochasticHeads,
+    defend,
+    defend_images,
+    shaped,
+)
+from dragkit.defenses.noise import spread
+from dragkit.defenses.stochastic import ExpectedClient, HiddenParts
+from dragkit.methods import ATTACKER, METHODS, Knowledge
+from dragkit.record import record, record_panel
+from dragkit.training.augment import random_crop
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+at = "block:6"
+client = zoo.load_client(at=at, device=device)
+known = Knowledge(zoo.CLIENT, at, zoo.PRIOR, device)
+demo = data.demo_images(64)
+names = ["astronaut", "coffee"]
+photos = torch.stack([demo[name] for name in names]).to(device)
+with torch.no_grad():
+    h = client(photos)
+print(client.layout, tuple(h.shape))
+
+# %% [markdown]
+# ## Two matrices
+#
+# Where should the noise go? Ask both sides, with derivatives.
+#
+# **What leaks.** Let $J = \partial f_c / \partial x$. A direction of the message moves when the photo moves if $J
+# J^\top$ is large along it:
+#
+# $$ K = \mathbb{E}\,[J J^\top]. $$
+#
+# If the noise has covariance $\Sigma$, then $\mathrm{tr}(K \Sigma^{-1})$ is the trace of the Fisher information about the
+# pixels: what an *unbiased* attacker can learn. Attackers with a prior are biased, so this is a guide to the shape and no
+# guarantee ([next chapter](16_bounds.ipynb)).
+#
+# **What the server needs.** How much does its answer $p$ change when the message moves by $\delta$? To second order,
+#
+# $$ \mathrm{KL}\big(p(h)\,\big\|\,p(h+\delta)\big) \approx \tfrac12\, \delta^\top G\, \delta , \qquad
+# G = \mathbb{E}\,[\nabla \log p_y\, \nabla \log p_y^\top], \quad y \sim p , $$
+#
+# so noise costs $\mathrm{tr}(G\Sigma)/2$ nats while it is small. Both are estimated from public photos, with one random
+# probe per photo:
+
+# %%
+pages.source(shaped.estimate, shaped._score_gradient)
+
+# %% [markdown]
+# The full matrices would have 8,320 rows. The library keeps one block of 128 for CLS and one that all patch tokens share.
+# `ShapedNoise.of(client)` estimates them from 1,024 training photos and caches the result. This page has no data set, so it
+# takes 160 random crops of two demo photos, the cat and the rocket; the attacked photos are two others. The recorded runs
+# below use training photos.
+
+# %%
+wide = torch.stack([data.demo_images(160)[name] for name in ("cat", "rocket")])
+generator = torch.Generator().manual_seed(seed)
+crops = random_crop(wide[torch.arange(160) % 2], 0.2, generator)
+with torch.no_grad():
+    unit = spread(client.tokens(client(crops.to(device))).double().cpu())
+factors = shaped.assemble(
+    shaped.estimate(client, crops, seed) | {"std": torch.tensor(unit)}, client.layout.prefix_tokens
+)
+
+# %% [markdown]
+# Do the two sides care about the same directions? Take the eigenvectors of $K$ for the patch tokens, those that leak most
+# first, and ask for each which share of $K$ and which share of $G$ it carries.
+
+# %% mystnb={"image": {"alt": "Two curves over 128 directions on a logarithmic axis: the share of the leakage falls steeply, the share of what the server needs is plotted beside it", "classes": "dark-light"}, "figure": {"caption": "Share of the leakage and of the server's need along the eigenvectors of the leakage, patch tokens after block 6. An equal share would be 1/128.", "name": "fig-randomness-directions"}}
+leaks, directions = (part.flip(-1) for part in torch.linalg.eigh(factors.leakage[-1]))
+
+
+def along(matrix):
+    """Share of a covariance along each of the directions."""
+    return (directions * (matrix @ directions)).sum(0) / matrix.trace()
+
+
+plots.curves(
+    {"leakage": along(factors.leakage[-1]), "need of the server": along(factors.need[-1])},
+    range(1, 129),
+    xlabel="direction, by leakage",
+    ylabel="share",
+    levels={"equal shares": 1 / 128},
+    log=True,
+)
+
+# %%
+half = len(leaks) // 2
+before = {
+    name: float(along(matrix[-1])[:half].sum()) for name, matrix in (("leak", factors.leakage), ("need", factors.need))
+}
+print(
+    f"The {half} directions that leak most carry {before['leak']:.0%} of the leakage and {before['need']:.0%} of the need."
+)
+if before["leak"] > before["need"]:
+    print("The server leans on them less than the photo does: there is something to gain from shaping the noise.")
+else:
+    print("The server needs them as much as the photo shows in them: shaping can gain little.")
+
+# %% [markdown]
+# ## The closed form
+#
+# Which covariance leaks least at a given cost?
+#
+# $$ \min_{\Sigma}\; \mathrm{tr}(K\Sigma^{-1}) \quad\text{with}\quad \mathrm{tr}(G\Sigma) = \tau . $$
+#
+# The derivative of the Lagrangian is zero where $\Sigma^{-1} K \Sigma^{-1} = \lambda G$. Multiply by $G^{1/2}$ from
+# both sides, with $A = G^{1/2} \Sigma\, G^{1/2}$: then $A\,A = (G^{1/2} K G^{1/2}) / \lambda$. A positive matrix has
+# one positive root, so
+#
+# $$ \Sigma^\star \propto G^{-1/2}\, \big(G^{1/2} K G^{1/2}\big)^{1/2}\, G^{-1/2} . $$
+#
+# Where $K$ and $G$ have the same eigenvectors, the variance along each is $\sqrt{k_i / g_i}$. The problem is convex, so
+# this is the minimum and not only a stationary point.
+
+# %%
+pages.source(shaped.least_leakage)
+
+# %% [markdown]
+# A derivation can be wrong, so try it on two random matrices: thousands of other covariances of equal cost, at random and
+# in the neighbourhood of the solution.
+
+# %%
+generator = torch.Generator().manual_seed(seed)
+
+
+def positive(count):
+    """Random covariances `(count, 8, 8)` with a wide spectrum."""
+    root = torch.randn(count, 8, 8, generator=generator, dtype=torch.float64) * torch.logspace(-1, 1, 8)
+    return root @ root.mT + 0.01 * torch.eye(8)
+
+
+def leak_at_equal_cost(k, g, sigma):
+    """tr(K S^-1) of covariances that are multiplied so that tr(G S) = 1."""
+    cost = (g @ sigma).diagonal(dim1=-2, dim2=-1).sum(-1)
+    return cost * torch.linalg.solve(sigma, k.expand_as(sigma)).diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+k, g = positive(2)
+best = shaped.least_leakage(k, g)
+least = float(leak_at_equal_cost(k, g, best[None]))
+rivals = torch.cat([positive(1000), best / best.trace() + 0.001 * positive(1000)])
+others = leak_at_equal_cost(k, g, rivals)
+print(f"Leakage of the closed form 1, of the best of {len(others)} others {float(others.min()) / least:.4f}.")
+record("best_rival_over_closed_form", float(others.min()) / least, atol=0.5)
+
+# %% [markdown]
+# Now with the client's own matrices. *PAC* noise (arXiv 2210.03458) is a published shape: variances in the ratio of the
+# IR's own standard deviations, along its principal axes. It bounds the information at the least noise, and does not ask
+# the server. All three cost the same by prediction.
+
+# %%
+scale = 1.0
+shapes = {
+    "isotropic": factors.isotropic(scale),
+    "PAC": factors.as_dear_as(scale, PacNoise.shape(factors)),
+    "shaped": factors.as_dear_as(scale, ShapedNoise.shape(factors)),
+}
+plain = factors.leak(shapes["isotropic"])
+for name, covariance in shapes.items():
+    record(f"leak_{name}", factors.leak(covariance) / plain, atol=0.15)
+pages.table(
+    ["noise", "predicted cost (nats)", "leakage, isotropic = 1"],
+    [[name, factors.cost(cov) / 2, factors.leak(cov) / plain] for name, cov in shapes.items()],
+)
+
+# %% mystnb={"image": {"alt": "Noise variance of three shapes along the 128 directions ordered by leakage, on a logarithmic axis: isotropic is flat, the others fall", "classes": "dark-light"}, "figure": {"caption": "Variance of the noise along the same directions, in units of isotropic noise of equal predicted cost.", "name": "fig-randomness-shapes"}}
+variance = {name: (directions * (cov[-1] @ directions)).sum(0) for name, cov in shapes.items()}
+plots.curves(
+    {name: values / variance["isotropic"] for name, values in variance.items()},
+    range(1, 129),
+    xlabel="direction, by leakage",
+    ylabel="variance, isotropic = 1",
+    log=True,
+)
+
+# %% [markdown]
+# The cost is a sum over all tokens, so a shape may be stronger on every patch token and save on CLS, at the same cost.
+# How each shape divides its budget:
+
+# %%
+cls_share = {
+    name: float((factors.need[0] @ cov[0]).trace()) * float(factors.tokens[0]) / factors.cost(cov)
+    for name, cov in shapes.items()
+}
+cls_variance = {name: float(cov[0].trace() / shapes["isotropic"][0].trace()) for name, cov in shapes.items()}
+pages.table(
+    ["noise", "share of the cost on CLS", "mean variance on CLS, isotropic = 1"],
+    [[name, cls_share[name], cls_variance[name]] for name in shapes],
+)
+
+# %% [markdown]
+# ## Why equal accuracy is the only fair comparison
+#
+# The prediction is a quadratic around zero noise. How long is it right? New crops, noise of growing strength, and the KL of
+# the server's answers, measured:
+
+# %%
+kinds = {"isotropic": GaussianNoise, "shaped": ShapedNoise}
+
+
+def noise(kind, scale):
+    """Noise of a shape and strength for this client, without the data set."""
+    if kind == "isotropic":
+        return GaussianNoise(client.layout, scale, scale * factors.std)
+    return kinds[kind].from_factors(client.layout, factors, scale)
+
+
+fresh = random_crop(wide[torch.arange(64) % 2], 0.2, torch.Generator().manual_seed(seed + 1)).to(device)
+with torch.no_grad():
+    sent = client(fresh)
+    answer = client.server(sent).log_softmax(1)
+
+
+@torch.no_grad()
+def measured_cost(defence):
+    """Mean KL (nats) of the server's answers to the crops with noise from those without."""
+    noisy = client.server(defend(defence, sent, seed)[0]).log_softmax(1)
+    return float(F.kl_div(noisy, answer, log_target=True, reduction="batchmean"))
+
+
+table = []
+for strength in (0.1, 0.3, 1.0, 2.0):
+    predicted = factors.cost(factors.isotropic(strength)) / 2
+    table.append([strength, predicted, *(measured_cost(noise(kind, strength)) for kind in kinds)])
+pages.table(["strength", "predicted (nats)", *(f"measured, {kind}" for kind in kinds)], table)
+
+# %%
+furthest = max(max(row[2:]) / row[1] for row in table), min(min(row[2:]) / row[1] for row in table)
+print(f"Measured over predicted lies between {furthest[1]:.2f} and {furthest[0]:.2f} over these strengths.")
+apart = max(max(row[2:]) / min(row[2:]) for row in table)
+print(f"Noises of equal predicted cost differ by up to a factor of {apart:.1f} in measured cost.")
+
+# %% [markdown]
+# So equal prediction need not be equal cost. Equal noise power is worse still: it would favour any shape that puts the
+# power where neither side looks. And with dropout or hidden heads there is no power to compare at all. What can be
+# equal for every mechanism is the one thing that the operator pays: **accuracy**, measured. Each mechanism is made as
+# strong as a given loss allows, by bisection. The strength is chosen on half of the validation photos and reported on
+# the other half, and none of the attacked photos takes part in the choice.
+
+# %%
+pages.source(utility.calibrate, utility.last_above)
+
+# %% [markdown]
+# ## The attacker replies
+#
+# Who knows that the noise is Gaussian with covariance $\Sigma$ compares by its likelihood instead of the cosine:
+#
+# $$ -\log p(h' \mid \hat x) = \tfrac12 \big\lVert \Sigma^{-1/2} (h' - f_c(\hat x)) \big\rVert^2 + \text{const} . $$
+#
+# It trusts the directions with little noise, and those are exactly where the server reads. A shape that keeps utility
+# always leaves something to read.
+
+# %%
+pages.source(ShapedNoise.whiten, Mahalanobis.__call__)
+
+# %% [markdown]
+# The strongest reply needs no cleverness. If the photo is sent $k$ times with fresh noise, the mean of the messages has the
+# covariance $\Sigma / k$. The shape makes no difference to that.
+
+# %%
+pages.source(average)
+
+# %%
+heard_times = (1, 4, 16)
+messages = {kind: defend(noise(kind, scale), h, seed, 16) for kind in kinds}
+rows = []
+for kind in kinds:
+    whiten = noise(kind, scale).whiten if kind == "shaped" else (lambda delta: delta / (scale * factors.std))
+    left = [float(whiten(average(messages[kind][:n]) - h).square().mean()) for n in heard_times]
+    rows.append([kind, *left])
+    record(f"left_{kind}", left, atol=0.03)
+pages.table(["noise left (variance, in units of one message's)", *(f"k = {n}" for n in heard_times)], rows)
+
+# %% [markdown]
+# Now the attacks: DRAG after block 6, on both photos, by an attacker who knows the noise. Isotropic noise heard once and 16
+# times, and shaped noise heard once, at equal *predicted* cost.
+
+# %%
+turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 4000}[budget]
+config = DragConfig(num_steps=turns, recurrence=1, guidance_rate=0.5) if budget == "ci" else DragConfig.small(turns)
+
+
+def attack(kind, queries):
+    """DRAG by an attacker who knows the noise and hears so many messages per photo."""
+    heard, threat = hear("likelihood", messages[kind][:queries], noise(kind, scale), client, known)
+    return METHODS["drag"].run(heard.h, client, known, config, seed, distance=heard.distance, threat=threat)
+
+
+runs = {"no noise": METHODS["drag"].run(h, client, known, config, seed, threat=ATTACKER)}
+runs |= {"isotropic, once": attack("isotropic", 1), "isotropic, 16 times": attack("isotropic", 16)}
+runs["shaped, once"] = attack("shaped", 1)
+scores = {label: comparison.score(run.images, photos)["ms_ssim"] for label, run in runs.items()}
+
+# %% mystnb={"image": {"alt": "Rows of two pictures: the photos and the reconstructions without noise, through isotropic noise heard once and sixteen times, and through shaped noise heard once", "classes": "dark-light"}, "figure": {"caption": "What DRAG makes of the messages. Under each picture: MS-SSIM to the photo.", "name": "fig-randomness-pictures"}}
+for label in runs:
+    record("ms_ssim_" + label.replace(", ", "_").replace(" ", "_"), scores[label], atol=0.2)
+record_panel("no_noise", runs["no noise"].images, min_ssim=0.4)
+plots.image_rows(
+    {"photo": photos, **{label: run.images for label, run in runs.items()}},
+    names,
+    {label: [f"MS-SSIM {value:.2f}" for value in torch.as_tensor(scores[label]).tolist()] for label in runs},
+)
+
+# %% [markdown]
+# Two photos are an illustration, with noise shaped on crops of two others. The comparison is below, at equal accuracy.
+#
+# Against exact repeats there is a remedy: derive the noise from a secret key and a hash of the photo, so that the same
+# photo always meets the same noise. It does nothing for two frames of a video, or the photo with one pixel changed: they
+# have another hash and nearly the same message.
+#
+# ## Hidden parts
+#
+# Noise is added to what the client computed. The other idea is to make the function itself a secret: for every message,
+# each residual branch (`depth`) or attention head (`heads`) is left out with some probability, and nobody is told which.
+
+# %%
+pages.source(HiddenParts.draw, HiddenParts.encode, StochasticDepth.attach, StochasticHeads.attach)
+
+# %%
+hidden = {"depth": StochasticDepth.of(client), "heads": StochasticHeads.of(client)}
+pages.table(
+    ["mechanism", "left out with probability", "parts, one secret bit each"],
+    [[name, part.share, len(part.sites) * part.units] for name, part in hidden.items()],
+)
+
+# %% [markdown]
+# A bit per part is little. Who can tell a right guess from a wrong one tries them all, or most of them.
+#
+# What do repeated messages give here? Their mean converges as well, but not to $f_c(x)$: a network with parts missing
+# is another network, and the mean over networks is a third one. Against the *plain* client a bias remains. But the
+# attacker can average too: he compares with the mean of many random instances of his own copy (*expectation over
+# transformations*, arXiv 1707.07397).
+
+# %%
+pages.source(ExpectedClient.forward)
+
+# %%
+away = []
+with torch.no_grad():
+    for name, part in hidden.items():
+        sent = defend_images(part, client, photos, seed, 16)
+        expected = ExpectedClient(client, part, draws=32, seed=seed + 1)(photos)
+        for rival, guess in (("plain client", h), ("mean of 32 instances", expected)):
+            gaps = [float((sent[:n].mean(0) - guess).square().mean()) ** 0.5 / unit for n in heard_times]
+            away.append([name, rival, *gaps])
+header = ["mechanism", "distance to what the attacker computes from the true photo"]
+pages.table([*header, *(f"k = {n}" for n in heard_times)], away)
+
+# %%
+for name in hidden:
+    plainly, knowingly = (row[-1] for row in away if row[0] == name)
+    closer = "closer to" if knowingly < plainly else "no closer to"
+    print(
+        f"{name}: the mean of 16 messages is {closer} the mean of instances than to the plain client "
+        f"({knowingly:.2f} against {plainly:.2f} of the IR's spread)."
+    )
+
+# %% [markdown]
+# ## Recorded: equal accuracy, one, four and sixteen messages
+#
+# `dragkit sweep defence_randomness` makes every mechanism as strong as one loss of accuracy allows, and attacks it with the
+# reply that suits it.
+
+# %%
+study = pages.recorded("defence_randomness")
+print(pages.origin(study) if study else pages.missing("defence_randomness"))
+recorded = study["rows"] if study else {}
+mechanisms = list(study["strengths"]) if study else []
+if study:
+    print(f"Accuracy that each mechanism may lose on the photos where its strength is chosen: {study['lost']:.0%}.")
+
+
+def percent(interval):
+    """(mean, low, high) as percentages."""
+    return f"{100 * interval[0]:.1f} [{100 * interval[1]:.1f}, {100 * interval[2]:.1f}]"
+
+
+# %% mystnb={"image": {"alt": "One dot with a confidence bar per mechanism: accuracy lost on the whole validation split", "classes": "dark-light"}, "figure": {"caption": "Recorded: accuracy lost by each mechanism on all validation photos, paired by photo, mean and 95 % interval. The comparison is fair as far as these agree.", "name": "fig-randomness-cost"}}
+losses = {name: tuple(100 * value for value in recorded[f"{name}, 1"]["lost"]) for name in mechanisms}
+plots.intervals(
+    {f"{name}:{study['strengths'][name]:.2f}": losses[name] for name in mechanisms}, "accuracy lost (points)"
+) if study else None
+
+# %%
+if study:
+    common = max(low for _, low, _ in losses.values()) <= min(high for _, _, high in losses.values())
+    print(
+        "The intervals have a value in common: the mechanisms cost the same as far as this measurement can tell."
+        if common
+        else "The intervals have no value in common: the mechanisms do not cost the same here, and gaps between them are partly that."
+    )
+
+# %% mystnb={"image": {"alt": "Curves of MS-SSIM against the number of messages heard, one per mechanism with a band, and horizontal lines for the undefended attack and the prior alone", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of DRAG's reconstructions (lower is safer) against the number of messages about each photo, at equal loss of accuracy. Mean and 95 % interval.", "name": "fig-randomness-queries"}}
+counts = sorted({row["queries"] for label, row in recorded.items() if label.split(",")[0] in mechanisms})
+
+
+def over_queries(metric):
+    """Arguments of `plots.curves`: each mechanism over the number of messages."""
+    cells = {name: [recorded[f"{name}, {count}"][metric] for count in counts] for name in mechanisms}
+    return {
+        "lines": {name: [cell["mean"] for cell in row] for name, row in cells.items()},
+        "bands": {name: tuple([cell["ci"][end] for cell in row] for end in (0, 1)) for name, row in cells.items()},
+        "levels": {name: recorded[name][metric]["mean"] for name in ("undefended", "prior only")},
+        "x": counts,
+        "points": True,
+    }
+
+
+plots.curves(**over_queries("ms_ssim"), xlabel="messages about each photo", ylabel="MS-SSIM") if study else None
+
+# %%
+pages.table(
+    ["photo found among 1,000 (%)", *(f"k = {count}" for count in counts)],
+    [[name, *(percent(recorded[f"{name}, {count}"]["retrieval_top1"]) for count in counts)] for name in mechanisms],
+) if study else None
+
+# %% [markdown]
+# The gaps, photo by photo: every mechanism against isotropic noise heard as often, and against itself heard once. Positive:
+# the reconstruction is closer to the photo.
+
+
+# %%
+def gap(a, b):
+    """Paired difference of MS-SSIM, its text and its verdict."""
+    found = metrics.paired_difference(recorded[a]["per_photo"]["ms_ssim"], recorded[b]["per_photo"]["ms_ssim"])
+    told = "leaks more" if found.low > 0 else "leaks less" if found.high < 0 else "not told apart"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", told
+
+
+pairs = [(f"{name}, {count}", f"gaussian, {count}") for count in counts for name in mechanisms if name != "gaussian"]
+pairs += [(f"{name}, {count}", f"{name}, 1") for name in mechanisms for count in counts if count > 1]
+pairs += [(label, ", ".join(label.split(", ")[:2])) for label in recorded if label.endswith("instances")]
+pages.table(
+    ["mechanism, messages", "against", "MS-SSIM", "by its interval"], [[a, b, *gap(a, b)] for a, b in pairs]
+) if study else None
+
+# %%
+if study:
+    for count in counts:
+        order = sorted(mechanisms, key=lambda name: recorded[f"{name}, {count}"]["ms_ssim"]["mean"])
+        told = [gap(f"{other}, {count}", f"{order[0]}, {count}")[1] for other in order[1:]]
+        tied = [other for other, verdict in zip(order[1:], told, strict=True) if verdict == "not told apart"]
+        print(
+            f"{count} message{'s' if count > 1 else ''}: {order[0]} has the lowest MS-SSIM; "
+            f"not told apart from it: {', '.join(tied) or 'none'}."
+        )
+    print(f"{len(pairs)} intervals at 95 % were looked at: expect about {0.05 * len(pairs):.0f} wrong ones.")
+print(pages.verdict("shaped-noise-beats-isotropic"))
+print(pages.verdict("queries-undo-noise"))
+
+# %% [markdown]
+# How to read it. The reply to each mechanism is the best of the simple ones, not the best possible. Averaged dropout is
+# compared where a number arrived; after $k$ messages a share $1 - p^k$ has. For hidden heads there are two replies, the
+# mean message against the plain client, and against the mean of instances. A low MS-SSIM can mean that little leaks or
+# that the search got harder; the [next chapter](16_bounds.ipynb) tells the two apart for Gaussian noise.
+#
+# ## Summary
+
+# %%
+print(
+    f"On this page's factors, shaped noise leaks {factors.leak(shapes['shaped']) / plain:.2f} times as much to an unbiased "
+    "attacker as isotropic noise of equal predicted cost."
+)
+if study:
+    for count in (counts[0], counts[-1]):
+        told, by = gap(f"shaped, {count}", f"gaussian, {count}")
+        print(f"DRAG at equal accuracy, shaped against isotropic noise, messages heard {count}: {by} ({told}).")
+    undone = [name for name in mechanisms if gap(f"{name}, {counts[-1]}", f"{name}, 1")[1] == "leaks more"]
+    print(f"Mechanisms that leak more when heard {counts[-1]} times: {', '.join(undone) or 'none told apart'}.")
+else:
+    print("The study has not been recorded here, so this page has no verdict at equal accuracy.")
+
+# %% [markdown]
+# - What leaks and what the server needs are two matrices, and the best noise between them has a closed form.
+# - The closed form is optimal for its own objective: a second-order cost, and unbiased attackers.
+# - Mechanisms are compared at equal measured accuracy. Equal power or equal prediction are other comparisons.
+# - Independent randomness is spent once. $k$ messages undo a factor $\sqrt k$ of any noise.
+# - Hidden parts leave a bias against the plain client, and the attacker can remove it by averaging his own copy.
+#
+# **What stops it?** Randomness can be placed better than everywhere, but not where the server does not see it: what it
+# reads, an attacker can read too. Whoever relies on noise has to count the messages about one photo, and give them a
+# budget.
+#
+# **What this does not show.** One small client and one cut, a server that was not trained for the noise, and one loss
+# of accuracy. Training client and server with the noise is another road (CEM, arXiv 2503.00383, shrinks the spread of
+# messages within a class so that noise covers it), and is not tried here. The shapes share one block among
+# all patch tokens; a noise that knows positions could do better.
+#
+# ## Exercises
+#
+# **1. One dimension at a time.** $K$ and $G$ are diagonal with entries $k_i$ and $g_i$. Derive the best variances, and the
+# ratio of the leakage of isotropic noise to the least, at equal cost. When is there nothing to gain?
+#
+# <details><summary>Solution</summary>
+#
+# Minimise $\sum k_i / s_i$ with $\sum g_i s_i = \tau$: $s_i \propto \sqrt{k_i / g_i}$, and the least leakage is $(\sum
+# \sqrt{k_i g_i})^2 / \tau$. Isotropic noise has $s = \tau / \sum g_i$ and leaks $\sum k_i \sum g_i / \tau$. The ratio
+# is $\sum k_i \sum g_i / (\sum \sqrt{k_i g_i})^2 \ge 1$ by Cauchy and Schwarz, and 1 only if $k_i / g_i$ is the same
+# everywhere: then what leaks is what is needed.
+#
+# </details>
+#
+# **2. Why the ridge?** `assemble` adds a tenth of its mean eigenvalue to $G$. What would happen without it, and what would
+# an attacker do?
+#
+# <details><summary>Solution</summary>
+#
+# The server has directions that it hardly uses, where $g_i$ is nearly 0 in the estimate. Noise there seems free, and the
+# formula makes it huge. But the quadratic holds for small noise only, and huge noise does change the answer. The attacker
+# does not mind: the whitened distance ignores those directions. The ridge says "no direction is free".
+#
+# </details>
+#
+# **3. A budget.** One message has noise of variance $\sigma^2$. The phone may send up to 16 about the same photo. How
+# strong must the noise of each be, so that all together tell no more than the one? What does that do to the accuracy of
+# each answer?
+#
+# <details><summary>Solution</summary>
+#
+# The mean of 16 has variance $\sigma'^2 / 16$, so $\sigma' = 4 \sigma$. Each answer is as bad as with noise four times as
+# strong. Sending the same noise each time (a seed from a keyed hash of the photo) costs nothing, as long as the photo is
+# exactly the same.
+#
+# </details>
