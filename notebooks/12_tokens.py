@@ -1,0 +1,830 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Tokens: shuffled, dropped, turned, and put back
+#
+# Noise costs accuracy. The defences of this chapter look better on paper: some of them do not change the server's answer
+# *at all*. The client sends its tokens in a secret order, or in a secret basis. Others send less: fewer tokens, fewer
+# numbers, fewer bits. The question is the same for all: what does an attacker do who knows?
+#
+# **Goals.** Show that the order of the tokens is free for the server, and count the bits that it can hide. Put tokens back
+# in order, with and without training. See that a missing token is an erasure, and what repeated messages reveal. Count the
+# bits of a message. Turn the message by a secret rotation, and read the rotation off the server's weights.
+#
+# **You need** [chapter 1](01_split_inference.ipynb), which shuffles tokens for the first time, and the contract of a
+# defence from [chapter 11](11_noise.ipynb).
+#
+# > **Cost:** CPU, less than a minute (five short attacks on two photos), 1.2 GB of memory. All else is recorded.
+# > Measured: see the [appendix](../book/timings.md).
+
+# %% tags=["remove-cell"]
+import sys
+
+if "google.colab" in sys.modules:
+    import subprocess
+
+    source = "dragkit @ git+https://github.com/dragkit/dragkit"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+
+# %% tags=["parameters"]
+budget = "ci"  # how many turns the live attacks may take
+seed = 0
+
+# %%
+import json
+import math
+
+import torch
+import transformers
+
+from dragkit import comparison, data, metrics, pages, plots, utility, zoo
+from dragkit.adaptive import hear, reordered, undone, visible_tokens
+from dragkit.adaptive.reorder import PositionNetwork, _checksum, accuracy, fit_positions, reorder
+from dragkit.attacks import DragConfig
+from dragkit.bounds import shuffle_bits, success_bound
+from dragkit.client import SplitClient
+from dragkit.defenses import FeaturePermutation, Rotation, TokenDrop, TokenShuffle, defend, make
+from dragkit.defenses.noise import training_tokens
+from dragkit.defenses.tokens import _orderless
+from dragkit.defenses.transforms import (
+    first_weights,
+    random_rotation,
+    recover_permutation,
+    recover_rotation,
+    transformed_server,
+)
+from dragkit.defenses.transport import LowRank, Quantise, TopK
+from dragkit.distance import Assignment, Gram, SlicedWasserstein, cosine_distance, match, token_gram_distance
+from dragkit.measurements import PAPER
+from dragkit.methods import METHODS, Knowledge
+from dragkit.record import record, record_panel
+from dragkit.sweeps import defended
+from dragkit.sweeps.tokens import ORDERS, SHARES
+from dragkit.sweeps.transport import BITS, RANKS, SECRET, TOPK
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+at = defended.AT
+client = zoo.load_client(at=at, device=device)
+prefix = client.layout.prefix_tokens
+known = Knowledge(zoo.CLIENT, at, zoo.PRIOR, device)
+demo = data.demo_images(64)
+names = ["astronaut", "coffee"]
+right = [list(demo).index(name) for name in names]
+photos = torch.stack([demo[name] for name in names]).to(device)
+with torch.no_grad():
+    h = client(photos)
+    guesses = client.tokens(client(torch.stack(list(demo.values())).to(device)))
+secret = seed + 100_000  # the user's random stream; the attacker draws from another one
+
+
+def moved(answers, plain):
+    """Largest change of the server's output, in units of its largest number."""
+    return float((answers - plain).abs().max() / plain.abs().max())
+
+
+def nearest(distance, message, mask=None):
+    """Distance to each of two messages: of the right photo, and of the nearest of the other demonstration photos."""
+    out = []
+    for i, place in enumerate(right):
+        arrived = None if mask is None else mask[i : i + 1].expand(len(guesses), -1)
+        found = distance(guesses, message[i : i + 1].expand_as(guesses), arrived).clamp(min=0)
+        out.append((float(found[place]), float(torch.cat([found[:place], found[place + 1 :]]).min())))
+    return out
+
+
+# %% [markdown]
+# ## Shuffling is free
+#
+# After the position embeddings were added, a transformer treats its tokens as a set. Attention compares every token with
+# every other one and sums over all of them; LayerNorm and MLP act on each token alone. Let $P$ be a permutation of the
+# patch tokens. Then each block, and so the server's whole stack, obeys
+#
+# $$ F(P h) = P\,F(h) , $$
+#
+# which is called **permutation equivariance**. The answer is read off the CLS token, which stays in front. So the
+# answer does not change, whatever $P$ is, and the server need not know $P$:
+
+# %%
+pages.source(TokenShuffle.__call__)
+
+# %%
+shuffle = TokenShuffle.of(client)
+shuffled = defend(shuffle, h, secret)[0]
+with torch.no_grad():
+    plain_answer = client.server(h)
+    change = record("shuffle_moves_server", moved(client.server(shuffled), plain_answer), atol=1e-5)
+print(f"Largest change of the server's output: {change:.1e} of its largest number.")
+print(f"Smaller than 1e-5: {'yes' if change < 1e-5 else 'NO'}. What is left is the order in which floats are added.")
+
+# %% [markdown]
+# ### Not for every network
+#
+# A server that looks at positions *after* the cut would notice: windows and relative positions (Swin), rotary embeddings,
+# an MLP across tokens (Mixer), convolutions. The library does not trust a list of names. It feeds the server shuffled
+# tokens and looks whether the answer stays. Where it does not, shuffling and dropping are refused:
+
+# %%
+pages.source(SplitClient._measure_equivariance, _orderless)
+
+# %%
+with torch.random.fork_rng():
+    torch.manual_seed(seed)
+    shape = transformers.SwinConfig(
+        image_size=32, patch_size=2, embed_dim=8, window_size=4, depths=[2, 2], num_heads=[2, 4]
+    )
+    swin = SplitClient(transformers.SwinModel(shape), "encoder.layers.0.blocks.0", image_size=32)
+try:
+    TokenShuffle.of(swin)
+except ValueError as refused:
+    print(refused)
+
+# %% [markdown]
+# ### How much can an order hide?
+#
+# Number the message's bits. With the order $\pi$, the shuffled message $H'$ gives back the message $H$. The chain rule of
+# mutual information does the rest:
+#
+# $$ I(X; H) \le I(X; H', \pi) = I(X; H') + I(X; \pi \mid H') \le I(X; H') + \log_2 n! . $$
+#
+# An order of $n$ tokens is one of $n!$, so it has at most $\log_2 n!$ bits, and shuffling takes no more than these from
+# what the message says about the photo. This is a bound on what it can *protect*, and no attack can make it worse.
+
+# %%
+pages.source(shuffle_bits)
+
+# %%
+tokens, features = client.h_shape
+patches = tokens - prefix
+hidden = record("shuffle_bits", shuffle_bits(patches), atol=1e-6)
+whole_message = tokens * features * 32
+print(f"{patches} patch tokens: at most {hidden:.0f} bits, {hidden / patches:.1f} per token.")
+print(f"The message has {whole_message:,} bits, as float32 numbers. The order is {hidden / whole_message:.2%} of that.")
+
+# %% [markdown]
+# ## Putting them back
+#
+# ### Compare sets
+#
+# A token-wise distance compares each token with the one that should be there, so a shuffled message looks wrong even to
+# somebody who holds the right photo. There is no need for places. Three distances compare the patch tokens as *sets*;
+# CLS, which is not shuffled, is compared as before:
+#
+# - **Gram:** the second moments $H^\top H / n$ of the tokens, which do not depend on their order.
+# - **Sliced Wasserstein:** project all tokens on a random direction, *sort*, compare; many directions.
+# - **Assignment:** match every token that arrived with one of the guess, no token twice, at the smallest total distance,
+#   $\min_\pi \sum_i 1 - \cos(f_c(\hat x)_{\pi(i)}, h'_i)$. The Hungarian method (Kuhn, 1955) finds the best of all $n!$
+#   matchings in about $n^3$ steps.
+
+# %%
+pages.source(match, Assignment.__call__, Gram.__call__, SlicedWasserstein._of_sets)
+
+# %%
+orderless = {
+    "token by token": cosine_distance,
+    "Gram": Gram(prefix),
+    "sliced Wasserstein": SlicedWasserstein(prefix),
+    "assignment": Assignment(prefix),
+}
+apart = {label: nearest(distance, shuffled) for label, distance in orderless.items()}
+record("right_photo_assigned", [own for own, _ in apart["assignment"]], atol=1e-4)
+pages.table(
+    ["distance to the shuffled message", *(f"{name}: {who}" for name in names for who in ("right", "nearest wrong"))],
+    [[label, *(value for pair in pairs for value in pair)] for label, pairs in apart.items()],
+)
+
+# %%
+lost = [label for label, pairs in apart.items() if any(own >= other for own, other in pairs)]
+exact = [label for label, pairs in apart.items() if all(own < 1e-4 for own, _ in pairs)]
+print(f"Exactly 0 for the right photo, up to rounding: {', '.join(exact) or 'none'}.")
+print(f"The right photo is not the nearest one by: {', '.join(lost) or 'none of them'}.")
+
+# %% [markdown]
+# None of them needs training or public photos. The matching is solved anew in every turn of the attack, between the tokens
+# that arrived and those of the present estimate. That is its weakness: the first estimates are grey fog, and the first
+# matchings are guesses.
+#
+# ### Learn where a token comes from
+#
+# The position embeddings were added to the tokens, and nothing takes them out again. A token *remembers its place*. How
+# clearly? Take the mean token of each place over some photos, and give each token of *another* photo to the place whose
+# mean it resembles, first one by one, then with no place taken twice:
+
+# %%
+pages.source(reorder)
+
+# %%
+try:
+    public, told = training_tokens(client).float().to(device), "training photos"
+except FileNotFoundError:
+    public, told = torch.cat([guesses[: right[0]], guesses[right[0] + 1 :]]), "demonstration photos, as an illustration"
+    public = public[[i for i in range(len(public)) if not torch.equal(public[i], guesses[right[1]])]]
+places = public[: max(1, len(public) // 2), prefix:].mean(0)
+held_out = public[max(1, len(public) // 2) :]
+
+
+def resemblance(messages):
+    """Minus the distance of every patch token to the mean token of every place, `(B, patches, places)`."""
+    return -torch.cdist(messages[:, prefix:].float(), places.expand(len(messages), -1, -1))
+
+
+scores = {f"the other {len(held_out)} {told}": held_out} | {"astronaut and coffee": h}
+judged = {label: [float(v.mean()) for v in accuracy(resemblance, message)] for label, message in scores.items()}
+pages.table(
+    ["right places, by mean tokens", "one by one", "Hungarian", "chance"],
+    [[label, *(f"{v:.1%}" for v in values), f"{1 / patches:.1%}"] for label, values in judged.items()],
+)
+
+# %% [markdown]
+# The reply of {cite:t}`drag2025` trains a classifier of positions on public photos, and lets the Hungarian method turn its
+# scores into an order. Ours is a transformer of two blocks *without* position embeddings. It sees all tokens of a message
+# at once, so it can use that neighbours look alike, and it is taught with tokens missing, so it survives dropping:
+
+# %%
+pages.source(PositionNetwork, reordered)
+
+# %% [markdown]
+# Training takes about two minutes on one core, so this page only uses a classifier that is already in the cache, from
+# `python -m dragkit.adaptive.reorder`:
+
+# %%
+wanted = {"name": "position classifier", "client": zoo.CLIENT, "at": at, "weights": _checksum(client)}
+cards = [json.loads(file.read_text()) for file in sorted((data.cache_dir() / "probes").glob("*.json"))]
+cached = [card for card in cards if wanted.items() <= card.items()]
+if cached:
+    card = max(cached, key=lambda one: one["steps"])
+    choices = {name: card[name] for name in ("n_train", "n_held_out", "steps", "seed")}
+    positions = fit_positions(card["client"], card["at"], device=device, **choices)  # reads the file
+    for what, measured in positions.card["measured"].items():
+        low, high = measured["ci"]
+        print(f"{what}: {measured['value']:.1%} [{low:.1%}, {high:.1%}], {measured['n']} held-out training photos.")
+    for name, alone, together in zip(names, *accuracy(positions, h), strict=True):
+        print(f"{name}: {alone:.0%} one by one, {together:.0%} with the Hungarian method.")
+else:
+    print(f"No position classifier of {zoo.CLIENT} at {at} is in {data.cache_dir() / 'probes'}.")
+    print(f"`python -m dragkit.adaptive.reorder --client {zoo.CLIENT} --at {at}` trains one.")
+
+# %% [markdown]
+# A token that lands in a wrong place usually lands where a similar token belongs: sky for sky. That is a smaller loss to
+# the attacker than the share of right places suggests.
+#
+# ## Dropping tokens
+#
+# Leave out a share $p$ of the patch tokens, chosen at random for each message. The server's attention simply has fewer
+# tokens to look at. A token that was left out is zero in $h'$, and everybody sees it:
+
+# %%
+pages.source(TokenDrop.__call__, TokenDrop.receive, visible_tokens)
+
+# %%
+for share in SHARES:
+    drop = TokenDrop.of(client, share)
+    sent = defend(drop, h, secret)[0]
+    for i, name in enumerate(names):
+        told = utility.consequence(client, h[i : i + 1], drop.receive(sent[i : i + 1]))
+        print(f"{name}, {share:.0%} dropped: {told}.")
+
+# %% [markdown]
+# ### What the mask is worth
+#
+# Must the attacker mask the missing tokens? A zero has no direction. Its cosine to anything counts as 0, its distance as 1,
+# and the gradient of a constant is zero. With the share $s$ of the tokens that arrived, the distance of somebody who does
+# *not* know is
+#
+# $$ d_{\text{unaware}} = s\, d_{\text{masked}} + (1 - s) . $$
+#
+# Same minimum, same direction of the gradient, only its length differs:
+
+# %%
+drop = TokenDrop.of(client, 0.5)
+dropped = defend(drop, h, secret)[0]
+arrived = drop.arrived(dropped)
+s = float(arrived.double().mean())
+masked, unmasked = nearest(cosine_distance, dropped, arrived), nearest(cosine_distance, dropped)
+rows = [
+    [f"{name}, {who}", masked[i][j], unmasked[i][j], s * masked[i][j] + 1 - s]
+    for i, name in enumerate(names)
+    for j, who in enumerate(("right photo", "nearest wrong"))
+]
+record("dropped_wrong", [pair[1] for pair in masked], atol=0.05)
+pages.table([f"{s:.1%} of the tokens arrived", "masked", "unaware", "predicted: s · masked + 1 - s"], rows)
+
+# %% [markdown]
+# So a plain attack with this distance is nearly mask-aware by accident. (Not quite: the distance is weighed against the
+# regularisation of the picture, and gradients are clipped.) Where a tokens's zero is hidden, by noise on top or by a mean
+# token in its place, the mask is worth more.
+#
+# ### k messages, and dropping with shuffling
+#
+# What one message leaves out, the next one may bring, exactly. After $k$ messages $p^k$ of the tokens are still
+# hidden. Shuffling on top does not help against that: the tokens of two messages about one photo are *equal numbers*, so
+# the attacker pools them by looking which are the same.
+
+# %%
+counts = (1, 2, 4, 8)
+both = make("drop:0.5+shuffle", client)
+mixed = defend(both, h, secret, max(counts))
+pooled = {
+    k: [len(torch.unique(mixed[:k, i, prefix:][both.arrived(mixed[:k, i])[:, prefix:]], dim=0)) for i in range(len(h))]
+    for k in counts
+}
+record("pooled_tokens", [sum(found) / len(found) for found in pooled.values()], atol=4)
+pages.table(
+    ["messages", *(f"{name}: different tokens" for name in names), "predicted: n (1 - pᵏ)"],
+    [[k, *found, f"{patches * (1 - 0.5**k):.0f}"] for k, found in pooled.items()],
+)
+
+# %% [markdown]
+# ## Turning the features
+#
+# Instead of the order of the tokens, hide what the *features* mean. Send $h' = hQ$ with a secret orthogonal matrix $Q$, and
+# give the server weights that undo it on the way: $WQ$ where a map reads the tokens, $Q^\top W$ where one adds to them. Scalar
+# products do not change, so attention does not. One thing stands in the way. LayerNorm subtracts the mean of a token's
+# features, and $\tfrac1D\, hQ\mathbf 1$ is the old mean exactly when
+#
+# $$ Q\mathbf 1 = \mathbf 1 . $$
+#
+# With its gain and bias folded into the maps behind it, LayerNorm then commutes with $Q$. A permutation of the features is
+# such a $Q$ as well. (Computational invariance: SliceGPT, arXiv 2401.15024; QuaRot, arXiv 2404.00456.)
+
+# %%
+pages.source(random_rotation, transformed_server)
+
+# %%
+key = seed + 7
+rotation, permutation = Rotation.of(client, key), FeaturePermutation.of(client, key)
+generator = torch.Generator().manual_seed(key)
+any_q = torch.linalg.qr(torch.randn(features, features, generator=generator, dtype=torch.float64))[0]
+bases = {
+    "rotation with Q1 = 1": rotation,
+    "permutation": permutation,
+    "orthogonal, Q1 ≠ 1": Rotation(client.layout, None, any_q),
+}
+turned = {label: defend(basis, h, secret)[0] for label, basis in bases.items()}
+servers = {label: transformed_server(client, basis) for label, basis in bases.items()}
+with torch.no_grad():
+    shift = {label: moved(servers[label].server(turned[label]), plain_answer) for label in bases}
+    naive = {label: moved(client.server(turned[label]), plain_answer) for label in bases}
+record("secret_moves_server", [shift["rotation with Q1 = 1"], shift["permutation"]], atol=1e-5)
+pages.table(
+    ["change of the server's output", "weights changed to match", "public weights"],
+    [[label, f"{shift[label]:.1e}", f"{naive[label]:.1e}"] for label in bases],
+)
+
+# %% [markdown]
+# ### Undone from the weights
+#
+# Exact for the server; and the server is the attacker. It holds $W' = WQ$, the public model has $W$, and the orthogonal
+# matrix that takes one to the other is the solution of **Procrustes'** problem:
+#
+# $$ \min_{Q^\top Q = I} \lVert WQ - W' \rVert^2 \;\Rightarrow\; Q = UV^\top \quad\text{with}\quad W^\top W' = U \Sigma V^\top . $$
+#
+# For a permutation, columns are matched one to one, by the Hungarian method again.
+
+# %%
+pages.source(recover_rotation, recover_permutation, undone)
+
+# %%
+rows, errors = [], {}
+published = first_weights(client)  # from the published model
+for label in ("rotation with Q1 = 1", "permutation"):
+    basis = bases[label]
+    held = first_weights(servers[label])  # from the operator's file, in float32
+    found = type(basis).recovered(client.layout, published, held)
+    errors[label] = float((found.matrix - basis.matrix).abs().max())
+    back = float((found.receive(turned[label]) - h).abs().max() / h.abs().max())
+    rows.append([label, f"{errors[label]:.1e}", f"{back:.1e}"])
+record("recovered_q_error", list(errors.values()), atol=1e-5)
+pages.table(["secret", "largest error of a number of Q", "of the message turned back"], rows)
+
+# %%
+if max(errors.values()) < 1e-5:
+    print("Recovered to the rounding of the weights. The attack then goes on with the message as it was.")
+else:
+    print("Not recovered to rounding: the weights here do not determine the secret.")
+
+# %% [markdown]
+# ### Or ignored
+#
+# Somebody who does not have the server's weights (a third party on the wire, say) cannot do this. He does not need to. An
+# orthogonal $Q$ leaves the scalar products *between the tokens* alone, $hQ(hQ)^\top = hh^\top$. He compares the matrix of
+# cosines between all pairs of tokens:
+
+# %%
+pages.source(token_gram_distance)
+
+# %%
+turned_by = {"token by token": cosine_distance, "cosines between tokens": token_gram_distance}
+views = {label: nearest(distance, turned["rotation with Q1 = 1"]) for label, distance in turned_by.items()}
+record("right_photo_token_gram", [own for own, _ in views["cosines between tokens"]], atol=1e-4)
+pages.table(
+    ["distance to the rotated message", *(f"{name}: {who}" for name in names for who in ("right", "nearest wrong"))],
+    [[label, *(value for pair in pairs for value in pair)] for label, pairs in views.items()],
+)
+
+# %% [markdown]
+# A secret basis can be of use where the server's model is itself private, so that nobody has both $W$ and $W'$. That is
+# another threat model than the one of this book, and the Gram matrix is a reply there too.
+#
+# ## Sending less
+#
+# Cut the message itself: the $k$ numbers of each token that are farthest from the mean token's; a projection on few
+# principal directions; few bits per number. These are not exact for the server. What sets them apart is a *guarantee*. A
+# message of $B$ bits takes one of $2^B$ values, so for every attacker and every photo
+#
+# $$ I(X; H') \le B \text{ bits}, \qquad \Pr[\text{success}] \le \kappa\, 2^{B} , $$
+#
+# where $\kappa$ is the chance of success without a message ([chapter 16](16_bounds.ipynb)).
+
+# %%
+pages.source(TopK.__call__, TopK.bits.fget, LowRank.__call__, Quantise.__call__, Quantise.bits.fget, success_bound)
+
+# %%
+rows, shortest = [], whole_message
+try:
+    for recipe in (f"topk:{TOPK[-1]}", f"lowrank:{RANKS[-1]}", f"quantise:{BITS[-1]}"):
+        limited = make(recipe, client)
+        got = limited.receive(defend(limited, h, secret)[0])
+        error = float((got - h).square().mean() / h.square().mean())
+        bound = success_bound(1 / 1000, limited.bits)
+        shortest = min(shortest, limited.bits)
+        rows.append([recipe, f"{limited.bits:,}", f"{limited.bits / whole_message:.1%}", error, f"{bound:.0%}"])
+except FileNotFoundError as absent:
+    print(f"Means, directions and ranges are measured on training photos, which are not here: {absent}")
+pages.table(
+    ["defence", "bits", "of the message", "squared error / ‖h‖²", "bound: found among 1,000"], rows
+) if rows else None
+
+# %%
+if rows:
+    useful = math.log2(1000)
+    print(f"To bound who is found among 1,000 photos, a message must have fewer than log2(1,000) = {useful:.1f} bits.")
+    print(f"The shortest one above has {shortest:,}, which is {shortest / useful:,.0f} times as many.")
+
+# %% [markdown]
+# So at these lengths the guarantee is true and empty, and protection is a matter of measurement again. (With the same
+# number of bits, which message leaks least? The figure below compares.)
+#
+# ## Two photos
+#
+# Five attackers, the same settings and seeds: on the undefended message; on the shuffled one by somebody who does not know,
+# and with the assignment in the loop; on half of the tokens, masked; on the rotated message, by cosines between tokens.
+
+# %%
+turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 4000}[budget]
+config = DragConfig.small(turns)
+attackers = {
+    "undefended": (None, ""),
+    "shuffled, unaware": (shuffle, ""),
+    "shuffled, assignment": (shuffle, "assignment"),
+    "half dropped, masked": (drop, "mask"),
+    "rotated, token Gram": (rotation, "token gram"),
+}
+runs, similarity = {}, {}
+for label, (defence, reply) in attackers.items():
+    if defence is None:
+        runs[label] = METHODS["drag"].run(h, client, known, config, seed)
+    else:
+        heard, threat = hear(reply, defend(defence, h, secret), defence, client, known)
+        runs[label] = METHODS["drag"].run(
+            heard.h, client, known, config, seed, mask=heard.mask, distance=heard.distance, threat=threat
+        )
+    similarity[label] = metrics.ms_ssim(runs[label].images, photos)
+    name = label.replace(", ", "_").replace(" ", "_")
+    record(f"ms_ssim_{name}", similarity[label], atol=0.2)
+    if label in ("undefended", "half dropped, masked"):
+        record_panel(name, runs[label].images, min_ssim=0.4)
+
+# %% mystnb={"image": {"alt": "Rows of two pictures: the photos, then reconstructions from undefended messages, from shuffled ones without and with assignment, from half of the tokens, and from rotated messages", "classes": "dark-light"}, "figure": {"caption": "The same two photos, attacked through shuffled, dropped and rotated tokens. Under each picture: MS-SSIM to the photo.", "name": "fig-tokens-photos"}}
+plots.image_rows(
+    {"photo": photos, **{label: run.images for label, run in runs.items()}},
+    names,
+    {label: [f"{value:.2f}" for value in similarity[label].tolist()] for label in runs},
+)
+
+# %%
+average_of = {label: float(values.mean()) for label, values in similarity.items()}
+back = average_of["shuffled, assignment"] - average_of["shuffled, unaware"]
+taken = average_of["undefended"] - average_of["shuffled, unaware"]
+print(f"On these two photos shuffling takes {taken:+.2f} of MS-SSIM from somebody who does not know of it.")
+print(f"The assignment in the loop gives {back:+.2f} back, without training and without a single public photo.")
+for label in ("half dropped, masked", "rotated, token Gram"):
+    print(f"{label}: {average_of[label] - average_of['undefended']:+.2f} against the undefended attack.")
+print("Two photos and few turns decide nothing. The recorded runs do.")
+
+# %% [markdown]
+# ## Measured: shuffled
+#
+# `dragkit sweep defence_tokens` attacks the same validation photos through shuffled and dropped tokens with every reply.
+
+# %%
+study = pages.recorded("defence_tokens")
+print(pages.origin(study) if study else pages.missing("defence_tokens"))
+shuffles = ["shuffle", *(f"shuffle, {reply}" for reply in ORDERS)]
+
+
+def pick(study, labels, metric):
+    """(mean, low, high) of those rows that were recorded."""
+    found = pages.summaries(study, metric)
+    return {label: found[label] for label in labels if label in found}
+
+
+# %% mystnb={"image": {"alt": "One dot with a confidence bar per attacker: MS-SSIM of reconstructions from undefended messages, from shuffled messages without a reply and with four replies, and of the prior alone", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher leaks more), mean and 95 % interval, against shuffled tokens. The server's accuracy is the same in all rows.", "name": "fig-tokens-shuffle"}}
+around = [defended.OPEN, *shuffles, defended.PRIOR]
+plots.intervals(pick(study, around, "ms_ssim"), "MS-SSIM") if study else None
+
+
+# %%
+def by_interval(found, above, below):
+    """What an interval says about a difference: above 0, below 0, or nothing."""
+    return above if found.low > 0 else below if found.high < 0 else "undecided"
+
+
+def answered(rows, unaware, replies):
+    """Each reply against the attacker who does not know, and against the undefended attack, on the same photos."""
+    out = []
+    for label in replies:
+        if label in rows and unaware in rows:
+            gain = comparison.difference(rows, label, unaware, "ms_ssim")
+            left = comparison.difference(rows, label, defended.OPEN, "ms_ssim")
+            out.append(
+                [
+                    label,
+                    rows[label]["ms_ssim"]["mean"],
+                    rows[label]["st_lpips"]["mean"],
+                    f"{rows[label]['retrieval_top1'][0]:.0%}",
+                    f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]",
+                    by_interval(gain, "helps", "harms"),
+                    f"{left.mean:+.3f} [{left.low:+.3f}, {left.high:+.3f}]",
+                ]
+            )
+    return out
+
+
+header = ["reply", "MS-SSIM", "ST-LPIPS", "found among 1,000", "minus unaware", "the reply", "minus undefended"]
+replies = answered(study["rows"], "shuffle", shuffles[1:]) if study else []
+pages.table(header, replies) if replies else print("No reply has been recorded here yet, so there is no verdict.")
+
+# %%
+if replies:
+    rows = study["rows"]
+    told = {what: [row[0] for row in replies if row[5] == what] for what in ("helps", "harms", "undecided")}
+    print("; ".join(f"{what}: {', '.join(which)}" for what, which in told.items() if which) + ".")
+    ranked = sorted((row[0] for row in replies), key=lambda label: rows[label]["ms_ssim"]["mean"], reverse=True)
+    best, second = ranked[0], ranked[1]
+    gap = comparison.difference(rows, best, second, "ms_ssim")
+    print(
+        f"Strongest by mean MS-SSIM: {best}, before {second} by {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+        f" ({by_interval(gap, 'decided', 'reversed')})."
+    )
+    left = comparison.difference(rows, best, defended.OPEN, "ms_ssim")
+    if left.high < 0:
+        print(
+            f"Even from this attacker shuffling takes {-left.mean:.3f} of MS-SSIM [{-left.high:.3f}, {-left.low:.3f}]."
+        )
+    else:
+        print(f"Shuffling takes nothing from this attacker that could be told from chance: {left.mean:+.3f}.")
+    plain, defence = (rows[label]["accuracy"] for label in (defended.OPEN, "shuffle"))
+    same = "It costs the server nothing" if abs(plain[0] - defence[0]) < 1e-9 else "It costs the server something"
+    print(f"{same}: accuracy {plain[0]:.1%} without, {defence[0]:.1%} with it.")
+
+# %% [markdown]
+# The strongest of four replies was picked on the photos on which it is then reported. That flatters it a little; each reply
+# has its own row, so you can judge whether the verdict hangs on the choice. And mind the column *minus unaware*: a
+# defence that was only ever tested against attackers who do not know of it would look excellent.
+#
+# ## Measured: dropped
+#
+# Now the server pays, so we plot leakage against accuracy. A good defence has its points at the right and at the height of
+# *prior only*.
+
+# %%
+kinds = {
+    "shuffled": [(label, label.partition(", ")[2] or "unaware") for label in ("shuffle", "shuffle, reorder")],
+    "dropped, unaware": [(f"drop:{share}", "") for share in SHARES],
+    "dropped, masked": [(f"drop:{share}, mask", f"{share:g}") for share in SHARES],
+    "dropped and shuffled": [
+        ("drop:0.5+shuffle", "unaware"),
+        ("drop:0.5+shuffle, reorder", "reorder"),
+        ("drop:0.5+shuffle, assignment", "assignment"),
+    ],
+}
+
+
+def against_accuracy(study, kinds, metric):
+    """Series of points (accuracy, leakage, text) for `plots.tradeoff`."""
+
+    def point(label, text):
+        row = study["rows"][label]
+        return tuple(row["accuracy"]), (row[metric]["mean"], *row[metric]["ci"]), text
+
+    series = {"undefended": [point(defended.OPEN, "")]}
+    for name, labels in kinds.items():
+        found = [point(label, text) for label, text in labels if label in study["rows"]]
+        series |= {name: found} if found else {}
+    return series
+
+
+def neighbours(study, metric):
+    """Heights of the reference rows."""
+    return {name: study["rows"][name][metric]["mean"] for name in (defended.PRIOR,) if name in study["rows"]}
+
+
+# %% mystnb={"image": {"alt": "Points with bars in both directions: MS-SSIM of the reconstruction over the server's accuracy, for shuffled tokens, dropped tokens with and without a mask, and both together", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher leaks more) against accuracy, mean and 95 % intervals. Numbers are the share dropped, words the reply.", "name": "fig-tokens-drop"}}
+plots.tradeoff(
+    against_accuracy(study, kinds, "ms_ssim"), "accuracy of the server", "MS-SSIM", neighbours(study, "ms_ssim")
+) if study else None
+
+# %%
+drops = []
+if study:
+    rows = study["rows"]
+    for share in SHARES:
+        drops += answered(rows, f"drop:{share}", [f"drop:{share}, mask"])
+    drops += answered(rows, "drop:0.5+shuffle", [f"drop:0.5+shuffle, {reply}" for reply in ("reorder", "assignment")])
+pages.table(header, drops) if drops else print("No share has been recorded here yet, so there is no verdict.")
+
+# %%
+if drops:
+    masks = {row[0]: row[5] for row in drops if row[0].endswith("mask")}
+    undecided = [label for label, what in masks.items() if what == "undecided"]
+    if len(undecided) == len(masks):
+        print("Masking makes no difference that could be told from chance at any share, as derived above.")
+    else:
+        print("Masking: " + "; ".join(f"{label} {what}" for label, what in masks.items()) + ".")
+    for share in SHARES:
+        cost = study["rows"][defended.OPEN]["accuracy"][0] - study["rows"][f"drop:{share}"]["accuracy"][0]
+        half = defended.above_half(study["rows"], f"drop:{share}, mask")
+        keeps = by_interval(half, "keeps more than half", "keeps less than half")
+        print(
+            f"{share:.0%} dropped costs {100 * cost:.1f} points of accuracy; the masking attacker: {keeps} of the MS-SSIM "
+            "that the undefended attack gains over the prior alone."
+        )
+
+# %% [markdown]
+# ## Measured: less, and turned
+#
+# `dragkit sweep defence_transport` does the same for shorter messages and for secret bases. Against shorter messages the
+# stronger attacker of two counts, by mean MS-SSIM; against the quantised one there is only one, who takes the rounded
+# message as it is.
+
+# %%
+transport = pages.recorded("defence_transport")
+print(pages.origin(transport) if transport else pages.missing("defence_transport"))
+
+
+def stronger(study, recipe, reply):
+    """Of the rows without and with the reply, the one of higher mean MS-SSIM."""
+    labels = [label for label in (recipe, f"{recipe}, {reply}") if label in study["rows"]]
+    return max(labels, key=lambda label: study["rows"][label]["ms_ssim"]["mean"], default=recipe)
+
+
+shorter = {
+    "largest numbers": [(f"topk:{share}", "visible", f"{share:g}") for share in TOPK],
+    "low rank": [(f"lowrank:{rank}", "projected", f"rank {rank}") for rank in RANKS],
+    "few bits": [(f"quantise:{bits}", "", f"{bits} bit") for bits in BITS],
+}
+kinds = (
+    {
+        name: [(stronger(transport, recipe, reply), text) for recipe, reply, text in family]
+        for name, family in shorter.items()
+    }
+    if transport
+    else {}
+)
+
+# %% mystnb={"image": {"alt": "Points with bars in both directions: MS-SSIM of the reconstruction over the server's accuracy, for messages of few numbers, of low rank and of few bits", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher leaks more) against accuracy for shorter messages, mean and 95 % intervals, stronger attacker.", "name": "fig-tokens-transport"}}
+plots.tradeoff(
+    against_accuracy(transport, kinds, "ms_ssim"), "accuracy of the server", "MS-SSIM", neighbours(transport, "ms_ssim")
+) if transport else None
+
+# %%
+lengths = []
+if transport:
+    rows = transport["rows"]
+    for family in kinds.values():
+        for label, _ in family:
+            if label in rows:
+                half = defended.above_half(rows, label)
+                cost = rows[defended.OPEN]["accuracy"][0] - rows[label]["accuracy"][0]
+                keeps = by_interval(half, "yes", "no")
+                lengths.append([label, f"{100 * cost:.1f} points", rows[label]["ms_ssim"]["mean"], keeps])
+pages.table(["stronger attacker", "costs", "MS-SSIM", "keeps half"], lengths) if lengths else print(
+    "No shorter message has been recorded here yet, so there is no verdict."
+)
+
+# %%
+if lengths:
+    stops = [f"{row[0]} (for {row[1]})" for row in lengths if row[-1] == "no"]
+    print(f"Takes more than half from the stronger attacker: {', '.join(stops) or 'none of them'}.")
+
+# %% mystnb={"image": {"alt": "One dot with a confidence bar per attacker: MS-SSIM of reconstructions from undefended messages and from rotated and permuted features, without a reply, with cosines between tokens, and with the secret read off the weights", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher leaks more), mean and 95 % interval, against secret bases of the features.", "name": "fig-tokens-secret"}}
+hiding = [label for label in (transport["rows"] if transport else ()) if label.partition(",")[0] in SECRET]
+plots.intervals(pick(transport, [defended.OPEN, *hiding, defended.PRIOR], "ms_ssim"), "MS-SSIM") if hiding else None
+
+# %%
+for recipe in SECRET:
+    if transport and f"{recipe}, undo" in transport["rows"]:
+        found = comparison.difference(transport["rows"], f"{recipe}, undo", defended.OPEN, "ms_ssim")
+        equal = "as if there were no defence" if abs(found.mean) < 0.02 else "not quite as without the defence"
+        print(f"{recipe}, read off the weights: {found.mean:+.3f} of MS-SSIM against undefended, {equal}.")
+
+# %% [markdown]
+# ## What holds of the paper's section on shuffling
+#
+# {cite:t}`drag2025` study shuffled and dropped tokens in their section 5.5, with the position classifier as the only reply.
+# The statements of this book about it, and about the secret bases, which the paper does not have:
+
+# %%
+ids = ["shuffle-defeats-plain-attack", "shuffle-reorder-recovers", "drop-tokens", "shuffle-insufficient"]
+ids += [f"{recipe}-insufficient" for recipe in SECRET]
+for id_ in ids:
+    print(pages.verdict(id_))
+
+# %%
+measured = {claim["id"]: claim for claim in pages.recorded("claims") or [] if claim["id"] in ids}
+theirs = [claim for claim in measured.values() if claim["source"].startswith(PAPER)]
+if theirs:
+    holding = [claim["id"] for claim in theirs if claim["holds"]]
+    failing = [claim["id"] for claim in theirs if not claim["holds"]]
+    print(f"Of {len(theirs)} statements about section 5.5, {len(holding)} hold here.")
+    print(f"Failing: {', '.join(failing)}." if failing else "None fails at this scale.")
+else:
+    print("None of the statements about section 5.5 has been measured here yet.")
+
+# %% [markdown]
+# ## Summary
+#
+# - A transformer's server is equivariant to the order of its patch tokens, so shuffling is free. It hides at most
+#   $\log_2 n!$ bits. Networks that look at positions after the cut are refused.
+# - Distances between *sets* of tokens attack shuffled messages without training. A classifier of positions with the
+#   Hungarian method uses that tokens remember their place.
+# - A dropped token is a visible erasure. With a cosine the plain attack ignores it by accident. Repeated messages bring it
+#   back, in spite of shuffling.
+# - A secret rotation with $Q\mathbf 1 = \mathbf 1$ is exact for the server. Procrustes' solution reads it off the server's
+#   weights, and the Gram matrix of the tokens does not notice it.
+# - A message of $B$ bits says at most $B$ bits. The guarantee begins to say something at a few bits, not at thousands.
+#
+# **What stops it?** Not a secret that the server needs in order to work, for the server is the attacker. Not an order, for
+# the tokens carry their places. The figures above say what dropping and shortening cost, and how much they take. Shuffling
+# is free, so a client may as well do it, *on top* of a defence that destroys information.
+#
+# **What this does not show.** One cut, one small network, few turns. At a deeper cut tokens may remember less of their
+# place. A client trained so that its tokens forget where they are would be harder to put in order, and nobody has
+# proved that it can be. And our classifier was trained in minutes, with photos of the same kind as the user's: a lower
+# bound on what one can do with more, and perhaps too high for one who has other photos.
+#
+# ## Exercises
+#
+# **1. Who notices a mirror?** Mirror the two photos. How far are the messages of the mirrored photos from the true ones, token
+# by token and by `Assignment`? Would an attacker who compares sets put out a mirrored picture?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# with torch.no_grad():
+#     mirrored = client.tokens(client(photos.flip(-1)))
+# for distance in (cosine_distance, Assignment(prefix)):
+#     print(distance(mirrored, client.tokens(h)))
+# ```
+#
+# The assignment is nearer than the token-wise distance, but far from 0. A mirrored photo has other patches (each is
+# mirrored in itself), and its tokens carry other places. A set of tokens is not a bag of patches: it still knows left from
+# right.
+#
+# </details>
+#
+# **2. Hide the zeros.** Let a client replace each dropped token by a copy of one that it sends. Has it hidden which
+# tokens are missing? What does `Assignment` make of it?
+#
+# <details><summary>Solution</summary>
+#
+# No. Two tokens of a photo are never equal to the last bit, so a copy gives itself away, and the attacker drops it again
+# (`torch.unique`). Whoever does not notice is misled: a matching one to one must put the copy somewhere. Noise on the
+# copies hides them better; then they are noise, and [chapter 11](11_noise.ipynb) applies. And in order, without shuffling,
+# a copied token in a wrong place is told by its position.
+#
+# </details>
+#
+# **3. A secret for each message.** The rotation is fixed, since the server's weights contain it. Could the client draw a new $Q$
+# for each message and send it along encrypted? Who must not have the key, and who needs it?
+#
+# <details><summary>Solution</summary>
+#
+# The server needs $Q$ (or $hQ$ turned back) to compute, and the server is the attacker, so the key protects against the
+# wire only. Encrypting the whole message does that better. And `token_gram_distance` does not care whether $Q$ changes:
+#
+# ```python
+# for key in range(3):
+#     sent = defend(Rotation.of(client, key), h, secret)[0]
+#     print(token_gram_distance(client.tokens(h), client.tokens(sent)))
+# ```
+#
+# To go beyond it, angles between tokens must change, and attention is made of these.
+#
+# </details>
