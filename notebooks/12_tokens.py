@@ -147,13 +147,14 @@ except ValueError as refused:
 # %% [markdown]
 # ### How much can an order hide?
 #
-# Number the message's bits. With the order $\pi$, the shuffled message $H'$ gives back the message $H$. The chain rule of
-# mutual information does the rest:
+# The message is a row of floats, so the information in it is finite. With the order $\pi$, the shuffled message $H'$ gives
+# back the message $H$. The chain rule of mutual information does the rest:
 #
 # $$ I(X; H) \le I(X; H', \pi) = I(X; H') + I(X; \pi \mid H') \le I(X; H') + \log_2 n! . $$
 #
 # An order of $n$ tokens is one of $n!$, so it has at most $\log_2 n!$ bits, and shuffling takes no more than these from
-# what the message says about the photo. This is a bound on what it can *protect*, and no attack can make it worse.
+# what the message says about the photo. The bound limits the *defence*, whoever attacks. It does not say that what is left
+# is easy to get at.
 
 # %%
 pages.source(shuffle_bits)
@@ -222,8 +223,8 @@ pages.source(reorder)
 try:
     public, told = training_tokens(client).float().to(device), "training photos"
 except FileNotFoundError:
-    public, told = torch.cat([guesses[: right[0]], guesses[right[0] + 1 :]]), "demonstration photos, as an illustration"
-    public = public[[i for i in range(len(public)) if not torch.equal(public[i], guesses[right[1]])]]
+    others = [i for i in range(len(guesses)) if i not in right]
+    public, told = guesses[others], "demonstration photos, as an illustration"
 places = public[: max(1, len(public) // 2), prefix:].mean(0)
 held_out = public[max(1, len(public) // 2) :]
 
@@ -249,7 +250,7 @@ pages.table(
 pages.source(PositionNetwork, reordered)
 
 # %% [markdown]
-# Training takes about two minutes on one core, so this page only uses a classifier that is already in the cache, from
+# Training takes minutes on one core, so this page only uses a classifier that is already in the cache, from
 # `python -m dragkit.adaptive.reorder`:
 
 # %%
@@ -316,7 +317,7 @@ pages.table([f"{s:.1%} of the tokens arrived", "masked", "unaware", "predicted: 
 
 # %% [markdown]
 # So a plain attack with this distance is nearly mask-aware by accident. (Not quite: the distance is weighed against the
-# regularisation of the picture, and gradients are clipped.) Where a tokens's zero is hidden, by noise on top or by a mean
+# regularisation of the picture, and gradients are clipped.) Where a token's zero is hidden, by noise on top or by a mean
 # token in its place, the mask is worth more.
 #
 # ### k messages, and dropping with shuffling
@@ -775,8 +776,7 @@ else:
 # is free, so a client may as well do it, *on top* of a defence that destroys information.
 #
 # **What this does not show.** One cut, one small network, few turns. At a deeper cut tokens may remember less of their
-# place. A client trained so that its tokens forget where they are would be harder to put in order, and nobody has
-# proved that it can be. And our classifier was trained in minutes, with photos of the same kind as the user's: a lower
+# place. A client trained so that its tokens forget where they are would be harder to put in order; that was not tried. And our classifier was trained in minutes, with photos of the same kind as the user's: a lower
 # bound on what one can do with more, and perhaps too high for one who has other photos.
 #
 # ## Exercises

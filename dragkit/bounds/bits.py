@@ -37,7 +37,7 @@ def maximal_leakage_gaussian(radius_over_std: float, dims: int) -> float:
     _not_negative("radius_over_std", radius_over_std)
     if dims < 1:
         raise ValueError(f"dims is {dims}; it must be at least 1")
-    return dims * math.log2(1 + radius_over_std / math.sqrt(2 * math.pi))
+    return dims * math.log2(1 + 2 * radius_over_std / math.sqrt(2 * math.pi))
 
 
 def composed_bits(bits: float, queries: int) -> float:
