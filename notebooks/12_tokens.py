@@ -20,7 +20,7 @@
 # **You need** [chapter 1](01_split_inference.ipynb), which shuffles tokens for the first time, and the contract of a
 # defence from [chapter 11](11_noise.ipynb).
 #
-# > **Cost:** CPU, less than a minute (five short attacks on two photos), 1.2 GB of memory. All else is recorded.
+# > **Cost:** CPU, less than a minute (four short attacks on two photos), 1.2 GB of memory. All else is recorded.
 # > Measured: see the [appendix](../book/timings.md).
 
 # %% tags=["remove-cell"]
@@ -45,7 +45,7 @@ import transformers
 
 from dragkit import comparison, data, metrics, pages, plots, utility, zoo
 from dragkit.adaptive import hear, reordered, undone, visible_tokens
-from dragkit.adaptive.reorder import PositionNetwork, _checksum, accuracy, fit_positions, reorder
+from dragkit.adaptive.reorder import PositionNetwork, _checksum, fit_positions, reorder
 from dragkit.attacks import DragConfig
 from dragkit.bounds import shuffle_bits, success_bound
 from dragkit.client import SplitClient
@@ -213,38 +213,44 @@ print(f"The right photo is not the nearest one by: {', '.join(lost) or 'none of 
 # ### Learn where a token comes from
 #
 # The position embeddings were added to the tokens, and nothing takes them out again. A token *remembers its place*. How
-# clearly? Take the mean token of each place over some photos, and give each token of *another* photo to the place whose
-# mean it resembles, first one by one, then with no place taken twice:
+# clearly? Take the mean token of each place over training photos, and give each token of *other* photos to the place whose
+# mean it resembles, no place taken twice:
 
 # %%
 pages.source(reorder)
 
 # %%
 try:
-    public, told = training_tokens(client).float().to(device), "training photos"
+    public, told = training_tokens(client).float().to(device), "32 validation photos"
+    with torch.no_grad():
+        tested = client(data.pick("val", 32, seed=seed)[0].to(device))
 except FileNotFoundError:
-    others = [i for i in range(len(guesses)) if i not in right]
-    public, told = guesses[others], "demonstration photos, as an illustration"
-places = public[: max(1, len(public) // 2), prefix:].mean(0)
-held_out = public[max(1, len(public) // 2) :]
+    public, told = guesses[[i for i in range(len(guesses)) if i not in right]], "the two photos, as an illustration"
+    tested = h
+means = public[:, prefix:].mean(0)
+side = math.isqrt(patches)
+own = torch.arange(patches, device=device)
+mirror = own.view(side, side).flip(1).flatten()  # same row, same distance from the middle, other side
 
 
-def resemblance(messages):
-    """Minus the distance of every patch token to the mean token of every place, `(B, patches, places)`."""
-    return -torch.cdist(messages[:, prefix:].float(), places.expand(len(messages), -1, -1))
+def landed(scores):
+    """Shares of tokens that are put into their own place, into its mirror image, and elsewhere; as cells of a table."""
+    found = match(-scores)
+    shares = [float((found == place).double().mean()) for place in (own, mirror)]
+    return [f"{share:.1%}" for share in (*shares, 1 - sum(shares))]
 
 
-scores = {f"the other {len(held_out)} {told}": held_out} | {"astronaut and coffee": h}
-judged = {label: [float(v.mean()) for v in accuracy(resemblance, message)] for label, message in scores.items()}
+columns = ["own place", "mirrored place", "elsewhere"]
+by_means = -torch.cdist(tested[:, prefix:].float(), means.expand(len(tested), -1, -1))
 pages.table(
-    ["right places, by mean tokens", "one by one", "Hungarian", "chance"],
-    [[label, *(f"{v:.1%}" for v in values), f"{1 / patches:.1%}"] for label, values in judged.items()],
+    [told, *columns],
+    [["mean tokens", *landed(by_means)], ["chance", *(f"{v / patches:.1%}" for v in (1, 1, patches - 2))]],
 )
 
 # %% [markdown]
 # The reply of {cite:t}`drag2025` trains a classifier of positions on public photos, and lets the Hungarian method turn its
 # scores into an order. Ours is a transformer of two blocks *without* position embeddings. It sees all tokens of a message
-# at once, so it can use that neighbours look alike, and it is taught with tokens missing, so it survives dropping:
+# at once, so it can use that neighbours look alike. It is taught with tokens missing, so it survives dropping:
 
 # %%
 pages.source(PositionNetwork, reordered)
@@ -257,6 +263,7 @@ pages.source(PositionNetwork, reordered)
 wanted = {"name": "position classifier", "client": zoo.CLIENT, "at": at, "weights": _checksum(client)}
 cards = [json.loads(file.read_text()) for file in sorted((data.cache_dir() / "probes").glob("*.json"))]
 cached = [card for card in cards if wanted.items() <= card.items()]
+learned = None
 if cached:
     card = max(cached, key=lambda one: one["steps"])
     choices = {name: card[name] for name in ("n_train", "n_held_out", "steps", "seed")}
@@ -264,15 +271,57 @@ if cached:
     for what, measured in positions.card["measured"].items():
         low, high = measured["ci"]
         print(f"{what}: {measured['value']:.1%} [{low:.1%}, {high:.1%}], {measured['n']} held-out training photos.")
-    for name, alone, together in zip(names, *accuracy(positions, h), strict=True):
-        print(f"{name}: {alone:.0%} one by one, {together:.0%} with the Hungarian method.")
+    learned = landed(positions(tested))
 else:
     print(f"No position classifier of {zoo.CLIENT} at {at} is in {data.cache_dir() / 'probes'}.")
     print(f"`python -m dragkit.adaptive.reorder --client {zoo.CLIENT} --at {at}` trains one.")
 
+# %%
+pages.table([told, *columns], [["position classifier", *learned]]) if learned else None
+
 # %% [markdown]
-# A token that lands in a wrong place usually lands where a similar token belongs: sky for sky. That is a smaller loss to
-# the attacker than the share of right places suggests.
+# ### Left or right
+#
+# Why does the table have a column for mirrored places? The client was trained on photos and on their mirror images, and the
+# two mean the same to it. So its tokens may know their row and their distance from the middle, and hardly their side.
+# Ask the distances: how far is the message of the *mirrored* photo?
+
+# %%
+with torch.no_grad():
+    mirrored = client.tokens(client(photos.flip(-1)))
+flipped = {label: distance(mirrored, shuffled).tolist() for label, distance in orderless.items()}
+record("mirrored_photo_assigned", flipped["assignment"], atol=0.02)
+pages.table(
+    [
+        "distance to the shuffled message",
+        *(f"{name}: {who}" for name in names for who in ("mirrored", "nearest wrong")),
+    ],
+    [
+        [label, *(value for i in range(len(names)) for value in (flipped[label][i], apart[label][i][1]))]
+        for label in orderless
+    ],
+)
+
+# %%
+ratio = max(flipped["assignment"][i] / apart["assignment"][i][1] for i in range(len(names)))
+if ratio < 0.25:
+    print(
+        f"By assignment the mirrored photo is at most {ratio:.0%} as far as the nearest wrong photo: nearly as good as the"
+    )
+    print(
+        "right one. Comparing sets finds a photo or its mirror image, or the left half of one beside that of the other."
+    )
+else:
+    print(
+        f"By assignment the mirrored photo is up to {ratio:.0%} as far as the nearest wrong photo: sides are told apart."
+    )
+
+# %% [markdown]
+# A classifier has it worse. If the set fits a photo and its mirror image equally well, the probability of each token is
+# one half here and one half there. Probabilities token by token cannot say *all of them here or all of them there*, so the
+# Hungarian method decides each token by itself, and left and right get mixed. A look at the columns says how much of what
+# goes wrong is of this kind. An attacker who decided the sides together would do better: so what was recorded below with
+# the reply *reorder* is **less** than what an attacker can have (exercise 1).
 #
 # ## Dropping tokens
 #
@@ -412,8 +461,7 @@ else:
 # %% [markdown]
 # ### Or ignored
 #
-# Somebody who does not have the server's weights (a third party on the wire, say) cannot do this. He does not need to. An
-# orthogonal $Q$ leaves the scalar products *between the tokens* alone, $hQ(hQ)^\top = hh^\top$. He compares the matrix of
+# Somebody who does not have the server's weights (a third party on the wire, say) cannot do this. But an orthogonal $Q$ leaves the scalar products *between the tokens* alone, $hQ(hQ)^\top = hh^\top$. He compares the matrix of
 # cosines between all pairs of tokens:
 
 # %%
@@ -429,8 +477,11 @@ pages.table(
 )
 
 # %% [markdown]
+# The right photo is at distance 0, so whoever *has candidates* can check them through the rotation. Whether a search from noise
+# finds its way by this distance is another question: colours, for one, are hardly in it. The recorded runs answer it.
+#
 # A secret basis can be of use where the server's model is itself private, so that nobody has both $W$ and $W'$. That is
-# another threat model than the one of this book, and the Gram matrix is a reply there too.
+# another threat model than the one of this book.
 #
 # ## Sending less
 #
@@ -473,8 +524,8 @@ if rows:
 #
 # ## Two photos
 #
-# Five attackers, the same settings and seeds: on the undefended message; on the shuffled one by somebody who does not know,
-# and with the assignment in the loop; on half of the tokens, masked; on the rotated message, by cosines between tokens.
+# Four attackers, the same settings and seeds: on the undefended message; on the shuffled one by somebody who does not know,
+# and with the assignment in the loop; on half of the tokens, masked.
 
 # %%
 turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 4000}[budget]
@@ -484,7 +535,6 @@ attackers = {
     "shuffled, unaware": (shuffle, ""),
     "shuffled, assignment": (shuffle, "assignment"),
     "half dropped, masked": (drop, "mask"),
-    "rotated, token Gram": (rotation, "token gram"),
 }
 runs, similarity = {}, {}
 for label, (defence, reply) in attackers.items():
@@ -501,7 +551,7 @@ for label, (defence, reply) in attackers.items():
     if label in ("undefended", "half dropped, masked"):
         record_panel(name, runs[label].images, min_ssim=0.4)
 
-# %% mystnb={"image": {"alt": "Rows of two pictures: the photos, then reconstructions from undefended messages, from shuffled ones without and with assignment, from half of the tokens, and from rotated messages", "classes": "dark-light"}, "figure": {"caption": "The same two photos, attacked through shuffled, dropped and rotated tokens. Under each picture: MS-SSIM to the photo.", "name": "fig-tokens-photos"}}
+# %% mystnb={"image": {"alt": "Rows of two pictures: the photos, then reconstructions from undefended messages, from shuffled ones without and with assignment, and from half of the tokens", "classes": "dark-light"}, "figure": {"caption": "The same two photos, attacked through shuffled and dropped tokens. Under each picture: MS-SSIM to the photo.", "name": "fig-tokens-photos"}}
 plots.image_rows(
     {"photo": photos, **{label: run.images for label, run in runs.items()}},
     names,
@@ -513,9 +563,14 @@ average_of = {label: float(values.mean()) for label, values in similarity.items(
 back = average_of["shuffled, assignment"] - average_of["shuffled, unaware"]
 taken = average_of["undefended"] - average_of["shuffled, unaware"]
 print(f"On these two photos shuffling takes {taken:+.2f} of MS-SSIM from somebody who does not know of it.")
-print(f"The assignment in the loop gives {back:+.2f} back, without training and without a single public photo.")
-for label in ("half dropped, masked", "rotated, token Gram"):
-    print(f"{label}: {average_of[label] - average_of['undefended']:+.2f} against the undefended attack.")
+word = "gives" if back > 0 else "does not help"
+print(f"The assignment in the loop, without training or public photos, {word}: {back:+.2f}.")
+sides = metrics.ms_ssim(runs["shuffled, assignment"].images, photos.flip(-1)).tolist()
+for name, here, there in zip(names, similarity["shuffled, assignment"].tolist(), sides, strict=True):
+    nearer = "nearer to the mirror image" if there > here else "nearer to the photo"
+    print(f"{name} by assignment: MS-SSIM {here:.2f} to the photo, {there:.2f} to its mirror image ({nearer}).")
+dropping = average_of["half dropped, masked"] - average_of["undefended"]
+print(f"Half of the tokens, masked: {dropping:+.2f} against the undefended attack.")
 print("Two photos and few turns decide nothing. The recorded runs do.")
 
 # %% [markdown]
@@ -735,6 +790,16 @@ for recipe in SECRET:
         equal = "as if there were no defence" if abs(found.mean) < 0.02 else "not quite as without the defence"
         print(f"{recipe}, read off the weights: {found.mean:+.3f} of MS-SSIM against undefended, {equal}.")
 
+# %%
+if transport and "rotate, token gram" in transport["rows"] and "rotate" in transport["rows"]:
+    found = comparison.difference(transport["rows"], "rotate, token gram", "rotate", "ms_ssim")
+    what = by_interval(found, "helps", "harms")
+    print(f"Cosines between tokens, against unaware: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] ({what}).")
+    if found.low <= 0:
+        print(
+            "So in these few turns the rotation holds against an attacker without the server's weights, with this reply."
+        )
+
 # %% [markdown]
 # ## What holds of the paper's section on shuffling
 #
@@ -764,11 +829,11 @@ else:
 # - A transformer's server is equivariant to the order of its patch tokens, so shuffling is free. It hides at most
 #   $\log_2 n!$ bits. Networks that look at positions after the cut are refused.
 # - Distances between *sets* of tokens attack shuffled messages without training. A classifier of positions with the
-#   Hungarian method uses that tokens remember their place.
+#   Hungarian method uses that tokens remember their place. Left and right get mixed, so the recorded reply is not the best.
 # - A dropped token is a visible erasure. With a cosine the plain attack ignores it by accident. Repeated messages bring it
 #   back, in spite of shuffling.
 # - A secret rotation with $Q\mathbf 1 = \mathbf 1$ is exact for the server. Procrustes' solution reads it off the server's
-#   weights, and the Gram matrix of the tokens does not notice it.
+#   weights. The Gram matrix of the tokens does not notice it.
 # - A message of $B$ bits says at most $B$ bits. The guarantee begins to say something at a few bits, not at thousands.
 #
 # **What stops it?** Not a secret that the server needs in order to work, for the server is the attacker. Not an order, for
@@ -776,26 +841,28 @@ else:
 # is free, so a client may as well do it, *on top* of a defence that destroys information.
 #
 # **What this does not show.** One cut, one small network, few turns. At a deeper cut tokens may remember less of their
-# place. A client trained so that its tokens forget where they are would be harder to put in order; that was not tried. And our classifier was trained in minutes, with photos of the same kind as the user's: a lower
-# bound on what one can do with more, and perhaps too high for one who has other photos.
+# place. A client trained so that its tokens forget where they are would be harder to put in order; that was not tried. MS-SSIM
+# counts a mirrored picture as a failure, though it gives the photo away, so the numbers of the replies to shuffling are too
+# low for what leaks. And our classifier was trained in minutes, with photos of the same kind as the user's.
 #
 # ## Exercises
 #
-# **1. Who notices a mirror?** Mirror the two photos. How far are the messages of the mirrored photos from the true ones, token
-# by token and by `Assignment`? Would an attacker who compares sets put out a mirrored picture?
+# **1. Decide the sides together.** Give the classifier one place per pair: add up the probabilities of a place and of its
+# mirror image. How many tokens are then in the right pair? What is left to decide, and how would you decide it?
 #
 # <details><summary>Solution</summary>
 #
 # ```python
-# with torch.no_grad():
-#     mirrored = client.tokens(client(photos.flip(-1)))
-# for distance in (cosine_distance, Assignment(prefix)):
-#     print(distance(mirrored, client.tokens(h)))
+# scores = positions(tested)  # where the classifier is in the cache
+# pairs = torch.logaddexp(scores, scores[..., mirror])
+# found = match(-pairs)
+# print(((found == own) | (found == mirror)).double().mean())
 # ```
 #
-# The assignment is nearer than the token-wise distance, but far from 0. A mirrored photo has other patches (each is
-# mirrored in itself), and its tokens carry other places. A set of tokens is not a bag of patches: it still knows left from
-# right.
+# Each pair of places now has two tokens, and which is left is one bit: 32 bits, of which one (the mirror image of the whole)
+# does not matter much. Tokens of neighbours resemble each other, so choose the bits that make neighbours alike: a graph cut,
+# or one pair after the other from the middle outwards. Or let the attack decide: begin with either, and allow `Assignment` to
+# exchange tokens within a pair only. Attack both mirror images and keep the one of smaller distance.
 #
 # </details>
 #
