@@ -437,8 +437,19 @@ def test_wrong_images_are_named(images, error, message) -> None:
 
 
 def test_the_server_refuses_another_ir() -> None:
-    with pytest.raises(ValueError, match=r"h is \(2, 16, 16\); this client's IR is \(B, 17, 16\)"):
-        plain(model_of("timm-vit"), "block:2").server(torch.zeros(2, 16, 16))
+    client = plain(model_of("timm-vit"), "block:2")
+    for shape in ((2, 18, 16), (2, 17, 8), (2, 1, 16)):
+        with pytest.raises(ValueError, match=r"this client's IR is \(B, 17, 16\)"):
+            client.server(torch.zeros(shape))
+
+
+def test_a_server_takes_fewer_tokens_only_if_it_ignores_their_order() -> None:
+    model = model_of("timm-vit")
+    free = plain(model, "block:2").server(torch.rand(2, 9, 16))
+    assert len(free) == 2
+    ordered = plain(model, "block:2", permutation_equivariant=False)
+    with pytest.raises(ValueError, match=r"h is \(2, 9, 16\)"):
+        ordered.server(torch.rand(2, 9, 16))
 
 
 # -- construction

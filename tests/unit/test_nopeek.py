@@ -115,7 +115,7 @@ def test_a_trained_client_is_found_by_its_name(few_photos):
     nopeek_commands.train_nopeek(config, NopeekRecipe(), "nopeek-toy")
     client = zoo.load_client("nopeek-toy", "block:6")
     assert client.name == "nopeek-toy" and client(torch.rand(1, 3, 64, 64)).shape == (1, 65, 128)
-    assert zoo.trained("nopeek-", "ViTForImageClassification") == ["nopeek-toy"]
+    assert "nopeek-toy" in zoo.trained("nopeek-", "ViTForImageClassification")
     with pytest.raises(ValueError, match="must begin with nopeek-"):
         nopeek_commands.train_nopeek(config, NopeekRecipe(), "vit")
 
