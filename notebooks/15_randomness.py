@@ -418,7 +418,9 @@ for name in hidden:
 study = pages.recorded("defence_randomness")
 print(pages.origin(study) if study else pages.missing("defence_randomness"))
 recorded = study["rows"] if study else {}
-mechanisms = list(study["strengths"]) if study else []
+mechanisms = [label.removesuffix(", 1") for label in recorded if label.endswith(", 1")]
+counts = sorted({row["queries"] for row in recorded.values() if "queries" in row})
+repeated = [name for name in mechanisms if all(f"{name}, {count}" in recorded for count in counts)]
 if study:
     print(f"Accuracy that each mechanism may lose on the photos where its strength is chosen: {study['lost']:.0%}.")
 
@@ -431,7 +433,8 @@ def percent(interval):
 # %% mystnb={"image": {"alt": "One dot with a confidence bar per mechanism: accuracy lost on the whole validation split", "classes": "dark-light"}, "figure": {"caption": "Recorded: accuracy lost by each mechanism on all validation photos, paired by photo, mean and 95 % interval. The comparison is fair as far as these agree.", "name": "fig-randomness-cost"}}
 losses = {name: tuple(100 * value for value in recorded[f"{name}, 1"]["lost"]) for name in mechanisms}
 plots.intervals(
-    {f"{name}:{study['strengths'][name]:.2f}": losses[name] for name in mechanisms}, "accuracy lost (points)"
+    {f"{name} ({study['strengths'][name.partition('+')[0]]:.2f})": losses[name] for name in mechanisms},
+    "accuracy lost (points)",
 ) if study else None
 
 # %%
@@ -443,13 +446,11 @@ if study:
         else "The intervals have no value in common: the mechanisms do not cost the same here, and gaps between them are partly that."
     )
 
+
 # %% mystnb={"image": {"alt": "Curves of MS-SSIM against the number of messages heard, one per mechanism with a band, and horizontal lines for the undefended attack and the prior alone", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of DRAG's reconstructions (lower is safer) against the number of messages about each photo, at equal loss of accuracy. Mean and 95 % interval.", "name": "fig-randomness-queries"}}
-counts = sorted({row["queries"] for label, row in recorded.items() if label.split(",")[0] in mechanisms})
-
-
 def over_queries(metric):
     """Arguments of `plots.curves`: each mechanism over the number of messages."""
-    cells = {name: [recorded[f"{name}, {count}"][metric] for count in counts] for name in mechanisms}
+    cells = {name: [recorded[f"{name}, {count}"][metric] for count in counts] for name in repeated}
     return {
         "lines": {name: [cell["mean"] for cell in row] for name, row in cells.items()},
         "bands": {name: tuple([cell["ci"][end] for cell in row] for end in (0, 1)) for name, row in cells.items()},
@@ -464,7 +465,7 @@ plots.curves(**over_queries("ms_ssim"), xlabel="messages about each photo", ylab
 # %%
 pages.table(
     ["photo found among 1,000 (%)", *(f"k = {count}" for count in counts)],
-    [[name, *(percent(recorded[f"{name}, {count}"]["retrieval_top1"]) for count in counts)] for name in mechanisms],
+    [[name, *(percent(recorded[f"{name}, {count}"]["retrieval_top1"]) for count in counts)] for name in repeated],
 ) if study else None
 
 # %% [markdown]
@@ -480,8 +481,9 @@ def gap(a, b):
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", told
 
 
-pairs = [(f"{name}, {count}", f"gaussian, {count}") for count in counts for name in mechanisms if name != "gaussian"]
-pairs += [(f"{name}, {count}", f"{name}, 1") for name in mechanisms for count in counts if count > 1]
+heard = {count: [name for name in mechanisms if f"{name}, {count}" in recorded] for count in counts}
+pairs = [(f"{name}, {count}", f"gaussian, {count}") for count in counts for name in heard[count] if name != "gaussian"]
+pairs += [(f"{name}, {count}", f"{name}, 1") for name in repeated for count in counts if count > 1]
 pairs += [(label, ", ".join(label.split(", ")[:2])) for label in recorded if label.endswith("instances")]
 pages.table(
     ["mechanism, messages", "against", "MS-SSIM", "by its interval"], [[a, b, *gap(a, b)] for a, b in pairs]
@@ -490,7 +492,7 @@ pages.table(
 # %%
 if study:
     for count in counts:
-        order = sorted(mechanisms, key=lambda name: recorded[f"{name}, {count}"]["ms_ssim"]["mean"])
+        order = sorted(heard[count], key=lambda name: recorded[f"{name}, {count}"]["ms_ssim"]["mean"])
         told = [gap(f"{other}, {count}", f"{order[0]}, {count}")[1] for other in order[1:]]
         tied = [other for other, verdict in zip(order[1:], told, strict=True) if verdict == "not told apart"]
         print(
@@ -502,8 +504,8 @@ print(pages.verdict("shaped-noise-beats-isotropic"))
 print(pages.verdict("queries-undo-noise"))
 
 # %% [markdown]
-# How to read it. The reply to each mechanism is the best of the simple ones, not the best possible. Averaged dropout is
-# compared where a number arrived; after $k$ messages a share $1 - p^k$ has. For hidden heads there are two replies, the
+# How to read it. The reply to each mechanism is the best of the simple ones, not the best possible. Dropped and
+# shuffled tokens are put in order message by message, and averaged. For hidden heads there are two replies, the
 # mean message against the plain client, and against the mean of instances. A low MS-SSIM can mean that little leaks or
 # that the search got harder; the [next chapter](16_bounds.ipynb) tells the two apart for Gaussian noise.
 #
@@ -518,7 +520,7 @@ if study:
     for count in (counts[0], counts[-1]):
         told, by = gap(f"shaped, {count}", f"gaussian, {count}")
         print(f"DRAG at equal accuracy, shaped against isotropic noise, messages heard {count}: {by} ({told}).")
-    undone = [name for name in mechanisms if gap(f"{name}, {counts[-1]}", f"{name}, 1")[1] == "leaks more"]
+    undone = [name for name in repeated if gap(f"{name}, {counts[-1]}", f"{name}, 1")[1] == "leaks more"]
     print(f"Mechanisms that leak more when heard {counts[-1]} times: {', '.join(undone) or 'none told apart'}.")
 else:
     print("The study has not been recorded here, so this page has no verdict at equal accuracy.")
