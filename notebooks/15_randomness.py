@@ -20,7 +20,7 @@
 # that leaves a bias.
 #
 # **You need** [guidance](04_guidance.ipynb), the [chapter on noise](11_noise.ipynb), and the idea of an
-# {term}`adaptive attack`.
+# adaptive attack.
 #
 # > **Cost:** CPU, less than a minute (four short attacks on two photos), 1.2 GB of memory. Measured: see the
 # > [appendix](../book/timings.md).

@@ -18,7 +18,7 @@
 # guarantees here: the Cramér-Rao bound, and bounds through the entropy of photos.
 #
 # **You need** the [chapter on noise](11_noise.ipynb), and from the [baselines](08_baselines.ipynb) the
-# {term}`posterior mean`.
+# posterior mean.
 #
 # > **Cost:** CPU, less than half a minute (the client on 400 crops, small matrices), 1 GB of memory. Measured: see the
 # > [appendix](../book/timings.md).
