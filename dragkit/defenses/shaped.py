@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
@@ -140,7 +141,14 @@ def estimate(client: SplitClient, photos: Tensor, seed: int = 0) -> dict[str, Te
     seen = []
     for x in photos.to(client.device, client.dtype).split(BATCH):
         v = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused attention has no forward mode
+        with (
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            warnings.catch_warnings(),
+        ):  # fused attention: no forward mode
+            warnings.filterwarnings(
+                "ignore", "`torch.jit.script` is deprecated", FutureWarning
+            )  # torch's own use of it
             h, moved = torch.func.jvp(client, (x,), (v,))[:2]
         seen.append(h.cpu().double())
         sums["leakage"] = sums["leakage"] + _outer(moved)
