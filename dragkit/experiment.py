@@ -24,7 +24,8 @@ from dragkit.prior import LatentPrior
 from dragkit.store import made_on, remember
 
 FORMAT = 2  # of the stored results; raise it when the code changes what a specification means
-DEFENDED = 2  # the same for what a defence or a reply does
+DEFENDED = 3  # the same for what a defence or a reply does
+USER = 2**31  # added to an attack's seed for the user's draws, which the attacker does not have
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -154,7 +155,7 @@ def _attack(case: Case, photos: Tensor, client: SplitClient, known: Knowledge, s
             heard, threat = Heard(client(photos)), ATTACKER
         else:
             defence = make(case.defence, client)
-            messages = defend_images(defence, client, photos, seed, case.queries)
+            messages = defend_images(defence, client, photos, seed + USER, case.queries)
             heard, threat = hear(case.adaptive, messages, defence, client, known)
     with torch.autocast(photos.device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
         found = METHODS[case.name].run(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dragkit import claims, metrics, utility, zoo
-from dragkit.attacks import DragConfig
+from dragkit.attacks import DragConfig, InverseConfig
 from dragkit.claims import Claim
 from dragkit.comparison import Rows, claim, compare, difference
 from dragkit.embedding import independent_embedding
@@ -40,11 +40,19 @@ def attacked(
     )
 
 
-def study(name: str, cases: Mapping[str, Case], servers: Mapping[str, str] | None = None) -> Rows:
+def rebuilt(recipe: str, *, n: int, client: str = zoo.CLIENT) -> dict[str, Case]:
+    """The inverse network that was trained on messages of this defence, where this machine has one: label -> case."""
+    if not zoo.available(zoo.inverse_name(client, AT, recipe)):
+        return {}
+    case = Case(InverseConfig(), AT, client=client, n=n, defence=recipe, adaptive="retrained")
+    return {f"{recipe}, inverse network": case}
+
+
+def study(name: str, cases: Mapping[str, Case]) -> Rows:
     """Rows of all cases: similarity, retrieval among 1,000 photos, accuracy of client and server, and the reference rows.
 
-    Args:
-        cases: label -> case. servers: label -> zoo name of the ViT whose server half answers, where it was trained for the defence.
+    Where this machine has a server that was trained for a defence, a row "<label>, trained server" follows with its accuracy: the
+    messages are the same, and so is what leaks.
     """
     rows, images = compare(name, cases)
     found = _found_first(images, next(iter(cases.values())))
@@ -53,11 +61,20 @@ def study(name: str, cases: Mapping[str, Case], servers: Mapping[str, str] | Non
             row["retrieval_top1"] = found[label]
         if label in cases:
             case = cases[label]
-            server = (servers or {}).get(label, case.client)
-            row |= {"client": case.client, "server": server, "defence": case.defence or "", "reply": case.adaptive}
+            row |= {"client": case.client, "server": case.client, "defence": case.defence or "", "reply": case.adaptive}
             row |= {"method": case.name, "queries": case.queries}
-            row["accuracy"] = list(utility.measured_accuracy(server, case.at, case.defence or ""))
+            row["accuracy"] = list(utility.measured_accuracy(case.client, case.at, case.defence or ""))
+    for label, case in cases.items():
+        if case.defence and (server := trained_server(case.defence, case.client)):
+            accuracy = list(utility.measured_accuracy(server, case.at, case.defence))
+            rows[f"{label}, trained server"] = rows[label] | {"server": server, "accuracy": accuracy}
     return rows
+
+
+def trained_server(recipe: str, client: str = zoo.CLIENT) -> str:
+    """Zoo name of the ViT whose server half was trained for this defence, "" where this machine has none."""
+    name = zoo.server_name(client, AT, recipe)
+    return name if zoo.available(name) else ""
 
 
 def _found_first(images: Mapping[str, Tensor], case: Case) -> dict[str, list[float]]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dragkit import zoo
-from dragkit.attacks import InverseConfig
-from dragkit.experiment import Case
 from dragkit.measurements import PAPER
 from dragkit.sweeps import defended
-from dragkit.sweeps.defended import AT, OPEN, attacked
+from dragkit.sweeps.defended import OPEN, attacked
 
 NOTEBOOK = "14_disco"
 SHIPPED = "disco-vit-imagenette64"
@@ -30,10 +28,7 @@ def disco(n: int = 32, folder: Path | None = None) -> Path:
             for reply in ("", "channelwise"):
                 label = client.removeprefix("disco-")
                 cases[f"{label}, {reply}" if reply else label] = attacked("disco", reply, n=n, client=client)
-    if zoo.available(zoo.inverse_name(SHIPPED, AT, "disco")):
-        cases["disco, inverse network"] = Case(
-            InverseConfig(), AT, client=SHIPPED, n=n, defence="disco", adaptive="retrained"
-        )
+    cases |= defended.rebuilt("disco", n=n, client=SHIPPED)
     rows = defended.study("disco", cases)
     tried = [label for label in cases if label.startswith("disco, ")]
     made = [

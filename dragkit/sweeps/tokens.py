@@ -21,9 +21,11 @@ def tokens(n: int = 32, folder: Path | None = None) -> Path:
         cases |= {f"drop:{share}": attacked(f"drop:{share}", n=n)}
         cases |= {f"drop:{share}, mask": attacked(f"drop:{share}", "mask", n=n)}
     both = "drop:0.5+shuffle"
+    for recipe in ("shuffle", "drop:0.5", both):
+        cases |= defended.rebuilt(recipe, n=n)
     cases |= {both: attacked(both, n=n)} | {f"{both}, {r}": attacked(both, r, n=n) for r in ("reorder", "assignment")}
     rows = defended.study("tokens", cases)
-    best = defended.strongest(rows, [f"shuffle, {reply}" for reply in ORDERS])
+    best = defended.strongest(rows, [label for label in cases if label.startswith("shuffle, ")])
     made = [
         defended.gap(
             "shuffle-reorder-recovers",

@@ -24,7 +24,7 @@ from dragkit.images import grid
 from dragkit.metrics import psnr
 from dragkit.training import augment
 from dragkit.training.classifier import STD
-from dragkit.training.loop import Task, TrainConfig, batch_indices
+from dragkit.training.loop import Task, TrainConfig, batch_indices, quick_attention
 from dragkit.training.muon import muon_and_adamw
 
 
@@ -116,6 +116,7 @@ class DiscoTask(Task):
             pruner = Pruner(PrunerShape(given[1], layout.prefix_tokens, recipe.hidden, recipe.mask)).to(device)
         pruner.standardise_on(client.tokens(h))
         client.model.requires_grad_(True)
+        quick_attention(client.model, device)
         adversary.requires_grad_(not recipe.adversary_frozen)
         self.model: Any = DiscoModel(client, pruner, adversary)
 

@@ -66,6 +66,11 @@ class TrainConfig:
         return max(0.0, min(1.0, (step + 1) / max(1, self.warmup), (1 - progress) / self.decay))
 
 
+def quick_attention(model: Any, device: torch.device) -> None:
+    """The attention of a transformers model that trains fastest: on CPUs the fused one takes twice the time at 65 tokens."""
+    model.set_attn_implementation("eager" if device.type == "cpu" else "sdpa")
+
+
 class Task(ABC):
     """What is trained: the model, its data, its loss and how to judge it. One subclass per embedded model."""
 

@@ -18,7 +18,7 @@ from dragkit.client import SplitClient
 from dragkit.data import CLASSES, imagenette
 from dragkit.defenses import Defence, defend
 from dragkit.training import augment
-from dragkit.training.loop import Task, TrainConfig, batch_indices
+from dragkit.training.loop import Task, TrainConfig, batch_indices, quick_attention
 from dragkit.training.muon import muon_and_adamw
 
 
@@ -50,6 +50,8 @@ class ServerTask(Task):
         self.client = client.to(device)
         self.student = copy.deepcopy(self.client)
         self.model: Any = self.student.model.requires_grad_(True)  # its client half never runs, so it gets no gradient
+        for half in (self.client, self.student):
+            quick_attention(half.model, device)
         answer = tuple(client.server(torch.zeros(1, *client.h_shape, device=device)).shape[1:])
         if answer != (len(CLASSES),):
             raise ValueError(f"client is {client.name}; its server answers {answer}, not scores of the ten classes")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dragkit import bounds, metrics, zoo
 from dragkit.bounds import Gaussian, Laplace
+from dragkit.sweeps.bounds import _box, _budget, _code, _holds
 
 D, M = 12, 9
 STRONG, WEAK = 3.0, 0.05
@@ -256,6 +257,42 @@ def test_entropy_cap():
     assert [round(bounds.entropy_cap_psnr(b), 1) for b in (2.6, 3.0, 3.3, 3.6)] == [44.8, 42.4, 40.6, 38.8]
     # Uniform noise needs 8 bits a number; its entropy power is 1 / (2 pi e).
     assert bounds.entropy_cap_psnr(8) == pytest.approx(10 * math.log10(2 * math.pi * math.e))
+
+
+# -- verdicts of the measurement
+
+
+def level(bound: list[float], **attacks: list[float]) -> dict:
+    return {"bound": bound, "prior_variance": 0.07, "attacks": {label: {"ci": ci} for label, ci in attacks.items()}}
+
+
+def test_verdict_on_the_gallery_bound():
+    weak = level([0.0, 0.0, 0.0], DRAG=[0.01, 0.009, 0.011])
+    strong = level([0.05, 0.048, 0.052], DRAG=[0.09, 0.08, 0.1], network=[0.051, 0.04, 0.06])
+    fine = _holds({"gaussian:1": weak, "gaussian:64": strong}, 32)
+    assert fine.holds and fine.value == pytest.approx(0.001) and "1 of 2 levels" in fine.statement
+    assert not _holds({"gaussian:1": weak}, 32).holds  # a bound of nothing proves nothing
+    broken = level([0.05, 0.048, 0.052], DRAG=[0.047, 0.045, 0.049])
+    assert not _holds({"gaussian:64": strong, "gaussian:32": broken}, 32).holds
+    refuted = level([0.05, 0.048, 0.052], network=[0.03, 0.02, 0.04])
+    assert not _holds({"gaussian:64": refuted}, 32).holds
+
+
+def test_verdict_on_the_bit_budget():
+    fine, vacuous = {"bound": 0.2, "achieved": [0.1, 0.05, 0.15]}, {"bound": 1.0, "achieved": [0.1, 0.05, 0.15]}
+    made = _budget({"a": fine, "b": vacuous}, 100)
+    assert made.holds and (made.value, made.ci_low, made.ci_high) == (0.1, 0.05, 0.15)
+    assert not _budget({"b": vacuous}, 100).holds
+    assert not _budget({"a": {"bound": 0.1, "achieved": [0.2, 0.15, 0.25]}}, 100).holds
+
+
+def test_codes_and_boxes_point_to_the_right_training_photos():
+    train = torch.tensor([[-1.5, 1.0], [0.5, 9.0], [1.5, -1.0]])  # one bit of two numbers: codes 01, 11, 10
+    leaked, same = _code((train, torch.tensor([[-0.1, 0.1], [3.0, -3.0]])), 2, 1)
+    assert leaked == 2 and same.tolist() == [[1, 0, 0], [0, 0, 1]]
+    leaked, weights = _box((train, train), 2, 1000.0)
+    assert leaked == pytest.approx(bounds.maximal_leakage_gaussian(1000.0, 2))
+    torch.testing.assert_close(weights, torch.eye(3))
 
 
 # -- what is refused
