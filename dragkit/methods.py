@@ -16,7 +16,7 @@ from dragkit.attacks.glass import GlassConfig, glass
 from dragkit.attacks.inverse import InverseConfig, InverseNetwork, inverse
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, cosine_distance
-from dragkit.generator import StyleGenerator
+from dragkit.generator import StyleGenerator, WEncoder
 from dragkit.prior import LatentPrior, PixelPrior
 from dragkit.reconstruction import Reconstruction
 from dragkit.threat import ThreatModel
@@ -55,6 +55,10 @@ class Knowledge:
     def gan(self) -> StyleGenerator:
         return zoo.load_gan(device=self.device)
 
+    @cached_property
+    def encoder(self) -> WEncoder:
+        return zoo.load_gan_encoder(self.client, self.at, device=self.device)
+
     def names(self, kinds: tuple[str, ...]) -> list[str]:
         """Zoo names of what a method uses, for the checksums in a result's specification."""
         known = {
@@ -62,6 +66,7 @@ class Knowledge:
             "pixels": [f"{zoo.PIXEL_PRIOR}/unet"],
             "network": [zoo.inverse_name(self.client, self.at, self.defence)],
             "gan": [zoo.GAN],
+            "encoder": [zoo.encoder_name(self.client, self.at)],
         }
         return [name for kind in kinds for name in known[kind]]
 
@@ -83,8 +88,8 @@ class Run(Protocol):
     ) -> Reconstruction: ...
 
 
-def with_prior(attack: Callable[..., Reconstruction], prior: str = "", extra: str = "") -> Run:
-    """`attack` with its prior, and `inverse_network` where `extra` says so, taken from these parts of `Knowledge`."""
+def with_prior(attack: Callable[..., Reconstruction], prior: str = "", **extra: str) -> Run:
+    """`attack` with its prior, and more by keyword, taken from these parts of `Knowledge`."""
 
     def run(
         h: Tensor,
@@ -97,7 +102,7 @@ def with_prior(attack: Callable[..., Reconstruction], prior: str = "", extra: st
         distance: Distance = cosine_distance,
         threat: ThreatModel = ATTACKER,
     ) -> Reconstruction:
-        more = {"inverse_network": getattr(known, extra)} if extra else {}
+        more = {keyword: getattr(known, part) for keyword, part in extra.items()}
         brought = getattr(known, prior) if prior else None
         return attack(h, client, brought, config, mask=mask, distance=distance, seeds=seed, threat=threat, **more)
 
@@ -121,13 +126,17 @@ class Method:
 METHODS: dict[str, Method] = {
     "drag": Method("DRAG", DragConfig, ("diffusion",), with_prior(drag, "diffusion")),
     "drag++": Method(
-        "DRAG++", DragConfig, ("diffusion", "network"), with_prior(drag_plus_plus, "diffusion", "network")
+        "DRAG++",
+        DragConfig,
+        ("diffusion", "network"),
+        with_prior(drag_plus_plus, "diffusion", inverse_network="network"),
     ),
     "drag-pixel": Method("DRAG in pixels", DragConfig, ("pixels",), with_prior(drag, "pixels")),
     "inverse": Method("inverse network", InverseConfig, ("network",), with_prior(inverse, "network")),
     "rmle": Method("rMLE", RmleConfig, (), with_prior(rmle)),
     "lm": Method("LM", LikelihoodConfig, (), with_prior(likelihood)),
     "glass": Method("GLASS", GlassConfig, ("gan",), with_prior(glass, "gan")),
+    "glass++": Method("GLASS++", GlassConfig, ("gan", "encoder"), with_prior(glass, "gan", encoder="encoder")),
 }
 
 

@@ -86,6 +86,7 @@ modules = {
     "rmle": "rmle",
     "lm": "likelihood",
     "glass": "glass",
+    "glass++": "glass",
     "drag": "drag",
     "drag++": "dragpp",
 }
@@ -93,7 +94,7 @@ brings = {"diffusion": "diffusion model", "network": "inverse network", "gan": "
 attacks = {name: import_module(f"dragkit.attacks.{module}") for name, module in modules.items()}
 needs = {METHODS[name].label: attacks[name].NEEDS for name in modules}
 uses = {METHODS[name].label: METHODS[name].uses for name in modules}
-needs["GLASS++"], uses["GLASS++"] = attacks["glass"].NEEDS_ENCODER, (*METHODS["glass"].uses, "encoder")
+needs["GLASS++"] = attacks["glass++"].NEEDS_ENCODER
 yes = {True: "yes", False: "no"}
 pages.table(
     ["method", "brings", "client's weights", "public photos"],

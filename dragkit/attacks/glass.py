@@ -89,6 +89,11 @@ class GlassConfig:
         z = max(1, iterations // 8)
         return cls(restarts=4, z_iterations=z, w_iterations=max(1, iterations - 4 * z), z_lr=0.1, w_lr=0.05)
 
+    @classmethod
+    def small_plus(cls, iterations: int = 400) -> GlassConfig:
+        """The same for GLASS++: all of them in W+, with twice the noise, as published."""
+        return cls(w_iterations=iterations, w_lr=0.05, noise=0.04)
+
     def with_(self, **changes: object) -> GlassConfig:
         """A copy with some fields changed (checked like the constructor's)."""
         return replace(self, **changes)  # type: ignore[arg-type]

@@ -58,6 +58,8 @@ def with_iterations(name: str, iterations: int) -> Any:
         return LikelihoodConfig.fast().with_(iterations=iterations)
     if name == "glass":
         return GlassConfig.small(iterations)
+    if name == "glass++":
+        return GlassConfig.small_plus(iterations)
     return InverseConfig()
 
 

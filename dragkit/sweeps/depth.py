@@ -30,7 +30,7 @@ def baselines(
         for label, case in cases.items():
             found[label] |= {"method": METHODS[case.name].label, "at": at, "config": vars(case.config)}
         rows |= found
-    made = [c for name in ("rmle", "lm", "glass", "inverse") for c in _beats(rows, name, client, blocks, n)]
+    made = [c for name in ("rmle", "lm", "glass", "glass++", "inverse") for c in _beats(rows, name, client, blocks, n)]
     made += _plus_improves(rows, client, blocks, n)
     command = f"dragkit sweep baselines --client {client} --turns {turns} --n {n} --blocks {','.join(blocks)}"
     told = {"client": client, "turns": turns, "blocks": list(blocks), "rows": rows}
@@ -47,7 +47,7 @@ def _beats(rows: Rows, rival: str, client: str, blocks: tuple[str, ...], n: int)
         found = difference(rows, ours, theirs, "st_lpips")
         made.append(
             claim(
-                f"drag-beats-{rival}/{client}/{at.replace(':', '-')}",
+                f"drag-beats-{rival.replace('++', 'pp')}/{client}/{at.replace(':', '-')}",
                 f"On {client} at {at}, DRAG has a lower ST-LPIPS than {METHODS[rival].label} in the same time",
                 found,
                 n,

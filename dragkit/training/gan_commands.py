@@ -47,15 +47,10 @@ def train_gan_encoder(config: TrainConfig, recipe: EncoderRecipe, client: str, s
     metrics = {"psnr": psnr, "ms_ssim": ms_ssim, "st_lpips": st_lpips}
     measured = measure_rebuilt(lambda x: task.rebuild(task.model, x), metrics, device)
     command = f"gan-encoder --client {client} --split {split}"
-    run, name = encoder_run(client, split), encoder_name(client, split)
+    run, name = encoder_run(client, split), zoo.encoder_name(client, split)
     return export_model(task.model, run, name, measured, config, asdict(recipe), command)
-
-
-def encoder_name(client: str, split: str) -> str:
-    """Name in the zoo, e.g. "gan64-encoder/vit-imagenette64/block-9"."""
-    return f"{zoo.GAN}-encoder/{client}/{split.replace(':', '-')}"
 
 
 def encoder_run(client: str, split: str) -> str:
     """Name of the training run, e.g. "gan64-encoder-vit-imagenette64-block-9"."""
-    return encoder_name(client, split).replace("/", "-")
+    return zoo.encoder_name(client, split).replace("/", "-")

@@ -16,7 +16,7 @@ import torch
 from dragkit.attacks.inverse import InverseNetwork
 from dragkit.client import SplitClient
 from dragkit.data import cache_dir
-from dragkit.generator import StyleGenerator
+from dragkit.generator import StyleGenerator, WEncoder
 from dragkit.prior import LatentPrior, PixelPrior
 
 FOLDER = Path(__file__).parent
@@ -151,6 +151,11 @@ def server_name(client: str, at: str, defence: str) -> str:
     return f"server/{client}/{at}+{defence}".replace(":", "-")
 
 
+def encoder_name(client: str, at: str) -> str:
+    """Name of the encoder of GLASS++ for a client cut at `at`, e.g. "gan64-encoder/vit-imagenette64/block-9"."""
+    return f"{GAN}-encoder/{client}/{at}".replace(":", "-")
+
+
 def load_inverse(client: str = CLIENT, at: str = "block:9", defence: str = "", device: str = "cpu") -> InverseNetwork:
     """The inverse network of a client cut at `at`, trained against `defence`: shipped, or trained on this machine.
 
@@ -176,6 +181,21 @@ def load_gan(name: str = GAN, *, device: str = "cpu") -> StyleGenerator:
         ValueError: it is not shipped; the message lists the models that are.
     """
     return StyleGenerator.from_pretrained(str(verify(name))).to(device)
+
+
+def load_gan_encoder(client: str = CLIENT, at: str = "block:9", *, device: str = "cpu") -> WEncoder:
+    """The encoder from which GLASS++ starts: shipped, or trained on this machine.
+
+    Raises:
+        ValueError: there is none for this client and cut; the message says how to train one.
+    """
+    name = encoder_name(client, at)
+    if not available(name):
+        raise ValueError(
+            f"no encoder of GLASS++ for client {client!r} at {at!r}; train one: dragkit train gan-encoder "
+            f"--client {client} --split {at}"
+        )
+    return WEncoder.from_pretrained(str(verify(name))).to(device).eval().requires_grad_(False)
 
 
 def _wild(at: str, dtype: torch.dtype, device: str) -> SplitClient:

@@ -7,6 +7,7 @@ from dragkit import methods, zoo
 from dragkit.attacks import DragConfig, LikelihoodConfig, RmleConfig
 from dragkit.attacks.inverse import InverseConfig
 from dragkit.experiment import Case
+from dragkit.generator import WEncoder
 from dragkit.sweeps import budget
 
 
@@ -18,6 +19,18 @@ def test_methods_without_further_models_run_on_the_embedded_client(name):
     found = methods.METHODS[name].run(h, client, case.knowledge(), case.config, 0)
     assert found.images.shape == (2, 3, 64, 64)
     assert found.nfe == 2 + (name == "drag")  # DRAG ends with one more prediction
+
+
+def test_glass_plus_starts_from_the_encoder_and_spends_everything_on_styles():
+    case = Case(budget.with_iterations("glass++", 3), "block:2", method="glass++")
+    known = case.knowledge()
+    with pytest.raises(ValueError, match="train gan-encoder --client vit-imagenette64 --split block:2"):
+        _ = known.encoder
+    client, gan = zoo.load_client(at="block:2"), zoo.load_gan()
+    known.__dict__["encoder"] = WEncoder(65, 128, gan.num_layers, gan.style_dim, client=client.name, split="block:2")
+    found = methods.METHODS["glass++"].run(client(torch.rand(2, 3, 64, 64)), client, known, case.config, 0)
+    assert found.images.shape == (2, 3, 64, 64) and found.nfe == 3 and found.trace["distance"].shape == (3, 2)
+    assert known.names(("gan", "encoder")) == ["gan64", "gan64-encoder/vit-imagenette64/block-2"]
 
 
 def test_method_follows_from_the_settings():
