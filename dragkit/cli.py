@@ -365,6 +365,7 @@ def nopeek(
     root: Annotated[bool, typer.Option(help="the correlation, not its square")] = True,
     train: Annotated[str, typer.Option(help="which halves learn: both, client or server")] = "both",
     tokens: Annotated[str, typer.Option(help="that are decorrelated: all, patches or cls")] = "all",
+    photos: Annotated[str, typer.Option(help="as what photos are compared: pixels or low-pass")] = "pixels",
     steps: Steps = 500,
     batch: int = 64,
     lr: float = 5e-4,
@@ -381,7 +382,7 @@ def nopeek(
     config = TrainConfig(
         steps, batch, lr, warmup=50, ema=0.99, decay=0.4, device=device, seed=seed, minutes=minutes or None
     )
-    recipe = NopeekRecipe(block, weight, dx, dz, unbiased, root, train, tokens)
+    recipe = NopeekRecipe(block, weight, dx, dz, unbiased, root, train, tokens, photos)
     _done(train_nopeek(config, recipe, name), name, ship)
 
 

@@ -310,28 +310,35 @@ if "NoPeek" in changed:
 # *further*. A comparison of the two cannot say which of them matters. The control is easy: the same photos, steps and
 # settings with $\lambda = 0$. We found it in none of the papers that report on NoPeek.
 #
-# The other variants change one field of the recipe each. `unbiased` trains on the U-centred estimate, `cosine` compares
-# messages by the angle of their tokens. Of each client, its card tells what was measured on validation photos:
+# The other variants change one thing each. Their training and what was measured of them on validation photos is recorded
+# with `dragkit sweep defence_nopeek`:
 
 # %%
-here = zoo.trained("nopeek-", "ViTForImageClassification")
-rows = []
-for name in here:
-    card = zoo.card(name)
-    found = [card["measured"][key]["value"] for key in ("correlation", "correlation_unbiased", "top1")]
-    rows.append([name.removeprefix("nopeek-"), f"{card['recipe']['weight']:g}", *found[:2], f"{found[2]:.1%}"])
-pages.table(["client", "λ", "dCor as trained", "U-centred", "accuracy"], rows) if rows else print(
-    "No client that was trained with NoPeek is on this machine."
-)
+study = pages.recorded("defence_nopeek")
+
+
+def trained(rows):
+    """How each client was trained that differs from the shipped one, its correlations and its accuracy."""
+    models = {
+        label: row["models"][row["client"]] for label, row in rows.items() if row.get("client") in row.get("models", {})
+    }
+    base, table = rows[SHIPPED.removeprefix("nopeek-")]["models"][SHIPPED], []
+    for label, model in models.items():
+        if rows[label]["method"] != "drag":
+            continue
+        found = [model["measured"][key]["value"] for key in ("correlation", "correlation_unbiased", "top1")]
+        table.append([label, defended.changed(model, base) or "-", *found[:2], f"{found[2]:.1%}"])
+    return table
+
+
+print(pages.origin(study) if study else pages.missing("defence_nopeek"))
+header = ["client", "changed", "dCor as trained", "U-centred", "accuracy"]
+pages.table(header, trained(study["rows"])) if study else None
 
 # %% [markdown]
 # ## Measured
 #
 # `dragkit sweep defence_nopeek` attacks every variant with the same photos and seeds.
-
-# %%
-study = pages.recorded("defence_nopeek")
-print(pages.origin(study) if study else pages.missing("defence_nopeek"))
 
 # %% mystnb={"image": {"alt": "One dot with a confidence bar per NoPeek variant and attack, and for the reference rows: mean MS-SSIM to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of the reconstruction to the photo (higher leaks more), mean and 95 % interval, by variant and attack.", "name": "fig-nopeek-msssim"}}
 plots.intervals(pages.summaries(study, "ms_ssim"), "MS-SSIM") if study else None

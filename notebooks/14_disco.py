@@ -216,20 +216,24 @@ pages.source(DiscoRecipe)
 
 
 # %%
+study = pages.recorded("defence_disco")
+recorded = {
+    name: model for row in (study or {"rows": {}})["rows"].values() for name, model in row.get("models", {}).items()
+}
+
+
 def known(name, key):
-    """A number from the card of a model, with the number of photos, in words."""
-    if not zoo.available(name):
-        return None
-    value = zoo.card(name)["measured"].get(key)
+    """A number that was measured of a model, with the number of photos."""
+    value = recorded.get(name, {"measured": {}})["measured"].get(key)
     return None if value is None else (value["value"], value["n"])
 
 
-retrained = zoo.inverse_name(SHIPPED, at, "disco")
 judges = {
     "the adversary of the training": known(SHIPPED, "adversary_psnr"),
-    "a new inverse network, same messages": known(retrained, "psnr"),
-    "inverse network, client without DISCO": known(zoo.inverse_name(zoo.CLIENT, at), "psnr"),
+    "a new inverse network, same messages": known(zoo.inverse_name(SHIPPED, at, "disco"), "psnr"),
 }
+plain = zoo.card(zoo.inverse_name(zoo.CLIENT, at))["measured"]["psnr"]  # shipped
+judges["inverse network, client without DISCO"] = (plain["value"], plain["n"])
 pages.table(
     ["who looks", "PSNR (dB)", "validation photos"],
     [
@@ -247,7 +251,7 @@ if inside and outside:
         + ("its report overstated the privacy." if gap > 0 else "here the adversary was no worse a judge.")
     )
 else:
-    print("Without both networks on this machine there is no verdict here; the recorded rows below have one.")
+    print(pages.missing("defence_disco"))
 
 # %% [markdown]
 # Take the comparison as it is: the new network also had more training. That is the point, an attacker may train as long
@@ -318,7 +322,6 @@ if trained:
 # it has to be better than chance. Other rows are clients that were trained with one switch turned.
 
 # %%
-study = pages.recorded("defence_disco")
 print(pages.origin(study) if study else pages.missing("defence_disco"))
 
 # %% mystnb={"image": {"alt": "One dot with a confidence bar per mask and attacker, and for the reference rows: mean MS-SSIM to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of the reconstruction to the photo (higher leaks more), mean and 95 % interval, by mask and attacker.", "name": "fig-disco-msssim"}}

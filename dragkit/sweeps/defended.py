@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,14 @@ from dragkit.embedding import independent_embedding
 from dragkit.experiment import Case
 from dragkit.identification import Gallery, identify
 from dragkit.measurements import SEEDS
+from dragkit.methods import METHODS
 from dragkit.sweeps.budget import FAST
 
 AT = "block:6"  # half of the in-house ViT: the plain attack succeeds, and the server still has half of the work to do
 TURNS = 40
 OPEN = "undefended"
 PRIOR = "prior only"
+TRAINED_FOR = ("nopeek-", "disco-", "server/", "inverse/")  # how the names of such models begin
 
 
 def attacked(
@@ -64,11 +67,27 @@ def study(name: str, cases: Mapping[str, Case]) -> Rows:
             row |= {"client": case.client, "server": case.client, "defence": case.defence or "", "reply": case.adaptive}
             row |= {"method": case.name, "queries": case.queries}
             row["accuracy"] = list(utility.measured_accuracy(case.client, case.at, case.defence or ""))
+            row["models"] = _models([case.client, *case.knowledge().names(METHODS[case.name].uses)])
     for label, case in cases.items():
         if case.defence and (server := trained_server(case.defence, case.client)):
             accuracy = list(utility.measured_accuracy(server, case.at, case.defence))
-            rows[f"{label}, trained server"] = rows[label] | {"server": server, "accuracy": accuracy}
+            models = rows[label]["models"] | _models([server])
+            rows[f"{label}, trained server"] = rows[label] | {"server": server, "accuracy": accuracy, "models": models}
     return rows
+
+
+def _models(names: list[str]) -> Rows:
+    """How the models that were trained for a defence came to be, and what was measured: they need not be on every machine."""
+    cards = {name: zoo.card(name) for name in names if name.startswith(TRAINED_FOR)}
+    return {
+        name: {key: card[key] for key in ("command", "config", "recipe", "measured")} for name, card in cards.items()
+    }
+
+
+def changed(model: dict[str, Any], base: dict[str, Any]) -> str:
+    """In what the training of a model (one of a row's "models") differs from that of another: "weight=0.0, lr=0.00015"."""
+    a, b = (m["config"] | m["recipe"] for m in (model, base))
+    return ", ".join(f"{key}={value}" for key, value in a.items() if b.get(key, value) != value)
 
 
 def trained_server(recipe: str, client: str = zoo.CLIENT) -> str:

@@ -172,6 +172,23 @@ def ship(run: str) -> Path:
     return target
 
 
+def check_recipe(folder: Path, recipe: Any) -> None:
+    """`fit` goes on from a checkpoint whatever the recipe says, so a name belongs to one recipe."""
+    file, given = folder / "recipe.json", asdict(recipe)
+    known = json.loads(file.read_text()) if file.exists() else given
+    if not file.exists() and (folder / "checkpoint").exists():
+        raise ValueError(f"the run in {folder} does not say its recipe; choose another --name, or delete the folder")
+    changed = ", ".join(
+        f"{key} {known.get(key)!r} -> {value!r}" for key, value in given.items() if known.get(key) != value
+    )
+    if changed:
+        raise ValueError(
+            f"the run in {folder} has another recipe ({changed}); choose another --name, or delete the folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(given, indent=1) + "\n")
+
+
 def round_to_fp16(model: nn.Module, averaged: nn.Module) -> None:
     """Put the averaged weights, as precise as they are shipped, into `model`: what is measured is what is shipped."""
     model.load_state_dict(averaged.state_dict())

@@ -14,7 +14,7 @@ from dragkit import utility, zoo
 from dragkit.defenses.disco import pruner_name
 from dragkit.metrics import psnr
 from dragkit.training.classifier import image_processor
-from dragkit.training.commands import export_model, measure_rebuilt, round_to_fp16, run_folder
+from dragkit.training.commands import check_recipe, export_model, measure_rebuilt, round_to_fp16, run_folder
 from dragkit.training.disco import DiscoRecipe, DiscoTask
 from dragkit.training.loop import TrainConfig, fit, pick_device
 
@@ -31,6 +31,7 @@ def train_disco(config: TrainConfig, recipe: DiscoRecipe, name: str = NAME, at: 
         ValueError: a name that is taken or no name of a folder, or a cut without a shipped inverse network to begin from.
     """
     client_run, pruner_run = disco_runs(name, at)
+    check_recipe(run_folder(client_run), recipe)
     device = pick_device(config.device)
     client, adversary = zoo.load_client(at=at, device=str(device)), zoo.load_inverse(at=at, device=str(device))
     task = DiscoTask(recipe, client, adversary, config.batch, config.seed, device)

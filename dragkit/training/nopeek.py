@@ -25,6 +25,8 @@ from dragkit.training.muon import muon_and_adamw
 TRAIN = ("both", "client", "server")
 MEASURED_BATCH = 128
 TOKENS = ("all", "patches", "cls")
+PHOTOS = ("pixels", "low-pass")
+LOW_PASS = 8  # pixels that are averaged to one, along each side
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class NopeekRecipe:
     Attributes:
         block: after which the client is cut. weight: of the distance correlation (lambda).
         dx, dz: distances between photos and between messages, see `dragkit.correlation`. unbiased, root: of the estimate.
-        train: which halves learn. tokens: of the message that are decorrelated. The rest is the classifier's augmentation.
+        train: which halves learn. tokens: of the message that are decorrelated. photos: as what photos are compared.
+        The rest is the classifier's augmentation.
     """
 
     block: int = 6
@@ -45,6 +48,7 @@ class NopeekRecipe:
     root: bool = True
     train: str = "both"
     tokens: str = "all"
+    photos: str = "pixels"
     crop: float = 0.35
     jitter: float = 0.3
     mix: float = 0.5
@@ -53,7 +57,7 @@ class NopeekRecipe:
     def __post_init__(self) -> None:
         if self.weight < 0:
             raise ValueError(f"weight is {self.weight}; it must be at least 0, which is the control")
-        for name, known in (("dx", KINDS), ("dz", KINDS), ("train", TRAIN), ("tokens", TOKENS)):
+        for name, known in (("dx", KINDS), ("dz", KINDS), ("train", TRAIN), ("tokens", TOKENS), ("photos", PHOTOS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
 
@@ -101,6 +105,7 @@ class NopeekTask(Task):
         """The term that NoPeek adds, between photos and the tokens that the recipe names."""
         part = {"all": h, "patches": h[:, 1:], "cls": h[:, :1]}[self.recipe.tokens]
         r = self.recipe
+        x = nnf.avg_pool2d(x, LOW_PASS) if r.photos == "low-pass" else x
         return distance_correlation(x, part, dx=r.dx, dz=r.dz, unbiased=r.unbiased, root=r.root)
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.probe import rate
 from dragkit.training.classifier import MEAN, STD, image_processor
-from dragkit.training.commands import export_model, round_to_fp16, run_folder
+from dragkit.training.commands import check_recipe, export_model, round_to_fp16, run_folder
 from dragkit.training.loop import TrainConfig, fit, pick_device
 from dragkit.training.nopeek import NopeekRecipe, NopeekTask, measure_correlation
 from dragkit.utility import per_photo_right
@@ -27,7 +26,7 @@ def train_nopeek(config: TrainConfig, recipe: NopeekRecipe, name: str = NAME) ->
     """
     if not name.startswith("nopeek-") or set(name) & set("/:\\"):
         raise ValueError(f"name is {name!r}; it must begin with nopeek- and have no / and :, such as {NAME}")
-    _check_recipe(run_folder(name), recipe)
+    check_recipe(run_folder(name), recipe)
     task = NopeekTask(recipe, config.batch, config.seed, pick_device(config.device))
     model = fit(task, config, run_folder(name))
     round_to_fp16(task.model, model)
@@ -39,20 +38,3 @@ def train_nopeek(config: TrainConfig, recipe: NopeekRecipe, name: str = NAME) ->
     )
     image_processor().save_pretrained(out)
     return out
-
-
-def _check_recipe(folder: Path, recipe: NopeekRecipe) -> None:
-    """`fit` goes on from a checkpoint whatever the recipe says, so a name belongs to one recipe."""
-    file, given = folder / "recipe.json", asdict(recipe)
-    known = json.loads(file.read_text()) if file.exists() else given
-    if not file.exists() and (folder / "checkpoint").exists():
-        raise ValueError(f"the run in {folder} does not say its recipe; choose another --name, or delete the folder")
-    changed = ", ".join(
-        f"{key} {known.get(key)!r} -> {value!r}" for key, value in given.items() if known.get(key) != value
-    )
-    if changed:
-        raise ValueError(
-            f"the run in {folder} has another recipe ({changed}); choose another --name, or delete the folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(given, indent=1) + "\n")

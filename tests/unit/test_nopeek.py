@@ -110,6 +110,17 @@ def test_the_control_is_the_answer_alone(few_photos):
     assert loss.item() == pytest.approx(logged["answer"])
 
 
+def test_low_pass_photos_are_blind_to_fine_detail(few_photos):
+    def term(photos, x):
+        task = NopeekTask(NopeekRecipe(photos=photos), 4, 0, torch.device("cpu"))
+        return task.correlation(x, torch.randn(4, 65, 128, generator=torch.Generator().manual_seed(0))).item()
+
+    x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    stripes = torch.tensor([1.0, -1.0]).repeat(32) * torch.rand(4, 1, 1, 1)
+    assert term("low-pass", x + stripes) == pytest.approx(term("low-pass", x), abs=1e-5)
+    assert term("pixels", x + stripes) != pytest.approx(term("pixels", x), abs=1e-5)
+
+
 def test_a_trained_client_is_found_by_its_name(few_photos):
     config = TrainConfig(2, 4, 1e-4, warmup=1, device="cpu")
     nopeek_commands.train_nopeek(config, NopeekRecipe(), "nopeek-toy")

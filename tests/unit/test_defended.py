@@ -1,0 +1,67 @@
+"""What a study of a defence records beside the pictures: how its models were trained, and what a trained server answers."""
+
+import pytest
+import torch
+
+from dragkit import comparison, utility, zoo
+from dragkit.attacks import InverseConfig
+from dragkit.sweeps import defended
+
+CARD = {
+    "command": "dragkit train server",
+    "config": {"steps": 5, "lr": 0.1},
+    "recipe": {"mix": 0.5},
+    "measured": {"top1": {"value": 0.6, "n": 4}},
+    "sha256": {"model.safetensors": "0"},
+}
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Two cases whose pictures are given, and a server that was trained for one of the two defences."""
+    server = zoo.server_name(zoo.CLIENT, defended.AT, "drop:0.5")
+    monkeypatch.setattr(zoo, "available", lambda name: name == server)
+    monkeypatch.setattr(zoo, "card", lambda name: CARD)
+    rows = {"drop:0.5": {"st_lpips": {"mean": 0.1}}, "undefended": {}, "prior only": {}}
+    monkeypatch.setattr(defended, "compare", lambda name, cases: (rows, {}))
+    monkeypatch.setattr(defended, "_found_first", lambda images, case: {})
+    monkeypatch.setattr(
+        utility, "measured_accuracy", lambda client, at, recipe: (0.6 if client == server else 0.4, 0, 1)
+    )
+    return server
+
+
+def test_a_trained_server_is_a_row_with_the_same_leak_and_its_own_accuracy(toy):
+    cases = {label: defended.attacked(recipe, n=2) for label, recipe in (("undefended", ""), ("drop:0.5", "drop:0.5"))}
+    rows = defended.study("toy", cases)
+    assert list(rows) == ["drop:0.5", "undefended", "prior only", "drop:0.5, trained server"]
+    plain, tuned = rows["drop:0.5"], rows["drop:0.5, trained server"]
+    assert (plain["server"], tuned["server"]) == (zoo.CLIENT, toy)
+    assert (plain["accuracy"][0], tuned["accuracy"][0]) == (0.4, 0.6) and plain["st_lpips"] == tuned["st_lpips"]
+    assert plain["models"] == {} and tuned["models"] == {toy: {k: v for k, v in CARD.items() if k != "sha256"}}
+    assert "accuracy" not in rows["prior only"]
+
+
+def test_inverse_networks_are_attacked_with_where_they_are_there(monkeypatch):
+    monkeypatch.setattr(zoo, "available", lambda name: name == "inverse/vit-imagenette64/block-6+shuffle")
+    assert defended.rebuilt("drop:0.5", n=2) == {}
+    (case,) = defended.rebuilt("shuffle", n=2).values()
+    assert case.adaptive == "retrained" and isinstance(case.config, InverseConfig) and case.defence == "shuffle"
+
+
+def test_what_a_training_changes_is_told_by_recipe_and_settings():
+    other = {"config": {"steps": 5, "lr": 0.2}, "recipe": {"mix": 0.5, "new": 1}}
+    assert defended.changed(other, CARD) == "lr=0.2" and defended.changed(CARD, CARD) == ""
+
+
+def test_more_than_half_is_judged_photo_by_photo():
+    values = {
+        "undefended": [0.9, 0.8, 0.9, 0.8],
+        "prior only": [0.1, 0.2, 0.1, 0.2],
+        "much": [0.7] * 4,
+        "little": [0.3] * 4,
+    }
+    rows = {label: {"per_photo": {"ms_ssim": v}} for label, v in values.items()}
+    assert defended.above_half(rows, "much").mean == pytest.approx(0.2) and defended.above_half(rows, "little").high < 0
+    assert comparison.difference(rows, "much", "little", "ms_ssim").mean == pytest.approx(0.4)
+    assert torch.isfinite(torch.tensor(defended.above_half(rows, "much"))).all()
