@@ -136,6 +136,17 @@ def reordered(messages: Tensor, defence: Defence, client: SplitClient, known: Kn
     return Heard(average(torch.stack([h for h, _ in found])), torch.stack(masks).any(0) if masks else None)
 
 
+def placed(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+    """Match tokens with the estimate in the loop, and let the position classifier speak as well.
+
+    The classifier takes a place for its mirror image where the client does; the estimate, one picture, settles which it is.
+    """
+    _need_shuffle("placed", defence)
+    positions = fit_positions(known.client, known.at, device=known.device)
+    mask = defence.arrived(messages[0])
+    return Heard(messages[0], mask, Assignment(positions.prefix, positions(messages[0], mask)))
+
+
 def orderless(reply: str, distance: Callable[[int], Distance]) -> Callable[..., Heard]:
     """Compare in a way that needs no order. `distance`: from the number of prefix tokens."""
 
@@ -243,6 +254,7 @@ REPLIES: dict[str, Reply] = {
     "likelihood": Reply("likelihood of the noise", most_likely),
     "expectation": Reply("expectation over the defence", expected),
     "reorder": Reply("position classifier", reordered),
+    "placed": Reply("classifier and assignment in the loop", placed),
     "assignment": Reply("assignment in the loop", orderless("assignment", Assignment)),
     "gram": Reply("second moments of the tokens", orderless("gram", Gram)),
     "sliced": Reply("sliced Wasserstein", orderless("sliced", SlicedWasserstein)),

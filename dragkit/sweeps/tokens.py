@@ -9,7 +9,7 @@ from dragkit.sweeps import defended
 from dragkit.sweeps.defended import OPEN, attacked
 
 NOTEBOOK = "12_tokens"
-ORDERS = ("reorder", "assignment", "gram", "sliced")
+ORDERS = ("reorder", "placed", "assignment", "gram", "sliced")
 SHARES = (0.25, 0.5, 0.75)
 
 
@@ -23,7 +23,9 @@ def tokens(n: int = 32, folder: Path | None = None) -> Path:
     both = "drop:0.5+shuffle"
     for recipe in ("shuffle", "drop:0.5", both):
         cases |= defended.rebuilt(recipe, n=n)
-    cases |= {both: attacked(both, n=n)} | {f"{both}, {r}": attacked(both, r, n=n) for r in ("reorder", "assignment")}
+    cases |= {both: attacked(both, n=n)} | {
+        f"{both}, {r}": attacked(both, r, n=n) for r in ("reorder", "placed", "assignment")
+    }
     rows = defended.study("tokens", cases)
     best = defended.strongest(rows, [label for label in cases if label.startswith("shuffle, ")])
     made = [

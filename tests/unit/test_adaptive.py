@@ -197,12 +197,12 @@ def test_replies_to_shuffling_get_tokens_masks_and_distances(client, h, recipe, 
     torch.manual_seed(0)
     toy = Positions(PositionNetwork(128, 64).eval().requires_grad_(False), 1, {})
     monkeypatch.setattr(adaptive, "fit_positions", lambda client, at, device: toy)
-    for reply in ("assignment", "gram", "sliced", "reorder"):
+    for reply in ("placed", "assignment", "gram", "sliced", "reorder"):
         heard, threat = hear(reply, messages, defence, client, known)
         d = heard.distance(h, heard.h, heard.mask)
         assert d.shape == (3,) and d.isfinite().all() and threat.defence_known
         assert (heard.mask is None) == (recipe == "shuffle")
-        if reply == "assignment" or (reply != "reorder" and recipe == "shuffle"):
+        if reply == "assignment" or (reply in ("gram", "sliced") and recipe == "shuffle"):
             torch.testing.assert_close(d, torch.zeros(3), atol=1e-5, rtol=0)
 
 

@@ -177,6 +177,19 @@ def test_assignment_finds_the_tokens_that_arrived():
     assert (Assignment(1)(random(1), mixed, mask) > 0.05).all()
 
 
+def test_assignment_listens_to_what_is_known_of_the_places():
+    h = random(0)
+    places = torch.stack([torch.randperm(N - 1, generator=torch.Generator().manual_seed(i)) for i in range(B)])
+    told = torch.nn.functional.one_hot(places, N - 1).float()
+    torch.testing.assert_close(Assignment(1, torch.zeros(B, N - 1, N - 1))(random(1), h), Assignment(1)(random(1), h))
+    put = h.clone()
+    put[:, 1:] = torch.stack([one[torch.argsort(p)] for one, p in zip(h[:, 1:], places, strict=True)])
+    trusted = Assignment(1, told, trust=10.0)
+    torch.testing.assert_close(trusted(random(1), h), cosine_distance(random(1), put))
+    with pytest.raises(ValueError, match="places is"):
+        trusted(h[:1], h[:1])
+
+
 def test_sliced_wasserstein_of_a_random_part_is_small():
     h = torch.randn(2, 401, D, generator=torch.Generator().manual_seed(0))
     part = torch.rand(2, 401, generator=torch.Generator().manual_seed(1)) > 0.5
