@@ -249,6 +249,31 @@ if ablations:
     )
 
 # %% [markdown]
+# The same changes in the middle of the network, after block 6, beside those after block 12:
+
+
+# %%
+def at_both(result, metric="st_lpips"):
+    """Differences of a metric and their verdicts at block 6 and at block 12, one row per variant."""
+    found = [differences(at_block(result, at), "DRAG", metric) for at in ("block:6", "block:12")]
+    return [
+        [name, *(cell for gaps in found for cell in (f"{gaps[name].mean:+.3f}", verdict(gaps[name])))]
+        for name in found[0]
+    ]
+
+
+both = at_both(ablations) if ablations and "DRAG, block:6" in ablations["rows"] else []
+header = ["changed", "block 6, ST-LPIPS", "by its interval", "block 12, ST-LPIPS", "by its interval"]
+pages.table(header, both) if both else print("Block 6 has not been recorded here.")
+
+# %%
+if both:
+    opposed = [row[0] for row in both if {row[2], row[4]} == {"worse", "better"}]
+    print(f"Worse at one depth and better at the other: {', '.join(opposed) or 'none'}.")
+    twice = [row[0] for row in both if row[2] == row[4] == "worse"]
+    print(f"Worse at both depths: {', '.join(twice) or 'none'}.")
+
+# %% [markdown]
 # How to read it, and how not to.
 #
 # - *Not told apart* is a statement about this measurement: so many photos, so many turns. It is not "makes no difference".

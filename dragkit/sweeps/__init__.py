@@ -15,6 +15,7 @@ from dragkit.sweeps.identity import retrieval
 from dragkit.sweeps.ingredients import ablations, budgets, rates, recurrence_curve
 from dragkit.sweeps.noise import noise
 from dragkit.sweeps.nopeek import nopeek
+from dragkit.sweeps.pixel_space import pixels
 from dragkit.sweeps.randomness import randomness
 from dragkit.sweeps.tokens import tokens
 from dragkit.sweeps.transport import transport
@@ -28,6 +29,7 @@ SWEEPS: dict[str, Callable[..., Path]] = {
     "rates": rates,
     "retrieval": retrieval,
     "budgets": budgets,
+    "pixels": pixels,
     "defence_noise": noise,
     "defence_tokens": tokens,
     "defence_transport": transport,

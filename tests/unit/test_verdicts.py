@@ -28,6 +28,7 @@ def faked(monkeypatch, tmp_path):
 
     monkeypatch.setattr(experiment, "run", run)
     monkeypatch.setattr("dragkit.sweeps.tuning.run", run)
+    monkeypatch.setattr("dragkit.sweeps.pixel_space.run", run)
     monkeypatch.setattr(
         experiment,
         "references",
@@ -140,3 +141,29 @@ def test_the_small_preset_is_the_winner_of_the_recorded_search():
     recorded = json.loads((claims.results_folder() / "search.json").read_text())
     winner = DragConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in recorded["winner"].items()})
     assert DragConfig.small(recorded["turns"]) == winner
+
+
+def test_the_pixel_rate_is_chosen_on_training_photos(faked, monkeypatch):
+    use, folder = faked
+    pixels = sweeps.SWEEPS["pixels"]
+    monkeypatch.setattr(
+        "dragkit.sweeps.pixel_space.seconds_per_iteration", lambda client, at, methods: {"drag": 0.02, "drag-pixel": 0.04}
+    )
+    monkeypatch.setattr("dragkit.sweeps.pixel_space._seen", lambda name: "9")
+
+    def level(case):  # on training photos 0.4 is best, on the others 0.8
+        if case.method != "drag-pixel":
+            return 0.1
+        return 0.2 + abs(case.config.guidance_rate - (0.4 if case.split == "train" else 0.8)) / 4
+
+    seen = use(level)
+    path = pixels(turns=8, n=6, blocks=("block:6",), folder=folder)
+    attacked = [case for case in seen if case.split == "val" and case.method == "drag-pixel"]
+    assert [case.config.guidance_rate for case in attacked] == [0.4, 0.4]
+    assert [case.config.num_steps for case in attacked] == [8, 4] and {case.n for case in attacked} == {6}
+    assert json.loads(path.read_text())["rate"] == 0.4
+    made = _claims(folder)["latent-beats-pixels/block-6"]
+    assert made["holds"] and made["value"] < 0
+    use(lambda case: 0.1 if case.method == "drag-pixel" else 0.3)
+    pixels(turns=8, n=6, blocks=("block:6",), folder=folder)
+    assert not _claims(folder)["latent-beats-pixels/block-6"]["holds"]
