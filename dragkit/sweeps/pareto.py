@@ -11,6 +11,7 @@ from dragkit import pages, zoo
 from dragkit.defenses import DEFENCES, check_recipe
 from dragkit.metrics import DIRECTION, Interval, paired_difference
 from dragkit.sweeps.defended import OPEN
+from dragkit.sweeps.nopeek import CONTROL
 
 STUDIES = (
     "defence_noise",
@@ -96,15 +97,20 @@ class Point:
 def gather(folder: Path | None = None) -> list[Point]:
     """Every recorded attack of the studies in a folder (the book's when None); a study that is missing gives none.
 
-    The same attack in several studies counts once: the undefended one is the first row of each.
+    The same attack in several studies counts once: the undefended one is the first row of each. Clients of ablations, which are
+    not shipped, stay in their studies, but for NoPeek's control.
     """
     found: dict[tuple[Any, ...], Point] = {}
     for study in STUDIES:
         for label, row in ((pages.recorded(study, folder) or {}).get("rows") or {}).items():
-            if "accuracy" in row:  # references such as the mean image are not attacks
+            if "accuracy" in row and _offered(row["client"]):  # references such as the mean image are not attacks
                 point = _point(study, label, row)
                 found.setdefault((*point.key, point.method, point.reply, point.queries), point)
     return list(found.values())
+
+
+def _offered(client: str) -> bool:
+    return client in zoo.names() or client == CONTROL
 
 
 def references(folder: Path | None = None) -> dict[str, dict[str, Interval]]:

@@ -113,15 +113,15 @@ def test_trained_clients_are_defences_of_their_own(tmp_path):
             "no mask": row(client=DISCO),
             "disco": row(recipe="disco", client=DISCO),
             "disco-hard, channelwise": row(recipe="disco-hard", reply="channelwise", client=DISCO),
-            "lambda0": row(recipe="disco", client="disco-lambda0"),
+            "no-adversary": row(recipe="disco", client="disco-no-adversary"),
         },
     )
     names = [p.defence for p in points]
-    assert names == ["nopeek", "nopeek", "nopeek-lambda0", "disco, no mask", "disco", "disco-hard", "disco-lambda0"]
+    assert names == ["nopeek", "nopeek", "nopeek-lambda0", "disco, no mask", "disco", "disco-hard"]  # no ablations
     assert {p.family for p in points} == {p.utility for p in points} == {"trained"}
-    assert [p.adaptive for p in points] == [False, True, False, False, False, True, False]
-    assert [p.control for p in points] == [False, False, True, True, False, False, True]
-    assert len({p.key for p in points}) == 6
+    assert [p.adaptive for p in points] == [False, True, False, False, False, True]
+    assert [p.control for p in points] == [False, False, True, True, False, False]
+    assert len({p.key for p in points}) == 5
 
 
 def test_a_trained_server_is_another_defence(tmp_path):
