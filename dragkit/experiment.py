@@ -21,7 +21,7 @@ from dragkit.client import SplitClient
 from dragkit.defenses import check_recipe, defend_images, make
 from dragkit.methods import ATTACKER, METHODS, Knowledge, method_of
 from dragkit.prior import LatentPrior
-from dragkit.store import made_on, remember
+from dragkit.store import made_on, place, remember
 
 FORMAT = 2  # of the stored results; raise it when the code changes what a specification means
 DEFENDED = 3  # the same for what a defence or a reply does
@@ -114,10 +114,14 @@ def run(
         chosen = slice(start, min(start + batch, case.n))
         spec = specification(case, indices[chosen], start)
 
-        def work(chosen: slice = chosen, start: int = start) -> dict[str, Tensor]:
+        def work(chosen: slice = chosen, start: int = start, spec: dict[str, Any] = spec) -> dict[str, Tensor]:
             if not clients:
                 clients.append(zoo.load_client(case.client, case.at, device=device))
-            return _attack(case, photos[chosen].to(device), clients[0], known, case.attack_seed + start)
+            seed, checkpoint = case.attack_seed + start, running(store, spec)
+            found = _attack(case, photos[chosen].to(device), clients[0], known, seed, checkpoint)
+            for file in checkpoint.parent.glob(f"{checkpoint.name}*"):
+                file.unlink()
+            return found
 
         parts.append(remember(store, spec, work))
         devices.add(made_on(store, spec))
@@ -149,7 +153,19 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
     }
 
 
-def _attack(case: Case, photos: Tensor, client: SplitClient, known: Knowledge, seed: int) -> dict[str, Tensor]:
+def running(store: Path, spec: dict[str, Any]) -> Path:
+    """File of an attack that is under way; one that was interrupted goes on from there."""
+    return place(store, spec).with_suffix(".running")
+
+
+def _attack(
+    case: Case, photos: Tensor, client: SplitClient, known: Knowledge, seed: int, checkpoint: Path | None = None
+) -> dict[str, Tensor]:
+    """The result of one batch.
+
+    Raises:
+        KeyboardInterrupt: the attack was interrupted; what it had is in `checkpoint`, and nothing is published.
+    """
     with torch.no_grad():
         if case.defence is None:
             heard, threat = Heard(client(photos)), ATTACKER
@@ -167,7 +183,10 @@ def _attack(case: Case, photos: Tensor, client: SplitClient, known: Knowledge, s
             mask=heard.mask,
             distance=heard.distance,
             threat=threat,
+            checkpoint=checkpoint,
         )
+    if found.interrupted:
+        raise KeyboardInterrupt
     return {
         "images": found.images.float().cpu().contiguous(),
         "distance": found.distance.float().cpu(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -72,7 +73,8 @@ class Knowledge:
 
 
 class Run(Protocol):
-    """An attack with its knowledge filled in: `(h, client, known, config, seed)`, and what an adaptive attacker changes."""
+    """An attack with its knowledge filled in: `(h, client, known, config, seed)`, what an adaptive attacker changes, and a file to
+    resume from."""
 
     def __call__(
         self,
@@ -85,6 +87,7 @@ class Run(Protocol):
         mask: Tensor | None = None,
         distance: Distance = cosine_distance,
         threat: ThreatModel = ATTACKER,
+        checkpoint: Path | None = None,
     ) -> Reconstruction: ...
 
 
@@ -101,10 +104,12 @@ def with_prior(attack: Callable[..., Reconstruction], prior: str = "", **extra: 
         mask: Tensor | None = None,
         distance: Distance = cosine_distance,
         threat: ThreatModel = ATTACKER,
+        checkpoint: Path | None = None,
     ) -> Reconstruction:
         more = {keyword: getattr(known, part) for keyword, part in extra.items()}
         brought = getattr(known, prior) if prior else None
-        return attack(h, client, brought, config, mask=mask, distance=distance, seeds=seed, threat=threat, **more)
+        given = {"mask": mask, "distance": distance, "seeds": seed, "threat": threat, "checkpoint": checkpoint}
+        return attack(h, client, brought, config, **given, **more)
 
     return run
 

@@ -9,6 +9,7 @@ from dragkit import claims, experiment, store
 from dragkit.attacks import DragConfig, RmleConfig
 from dragkit.claims import Claim
 from dragkit.experiment import Case
+from dragkit.prior import LatentPrior
 
 
 def test_work_is_done_once_and_survives_another_process(tmp_path):
@@ -70,6 +71,29 @@ def test_a_case_runs_end_to_end_on_the_embedded_models(tmp_path, monkeypatch):
     assert first.seconds == again.seconds  # the stored measurement, not a new one
     shuffled = experiment.run(Case(case.config, "block:2", n=3, defence="shuffle"), tmp_path, batch=2, progress=False)
     assert (shuffled.distance - first.distance).abs().max() > 1e-4
+
+
+def test_an_interrupted_case_publishes_nothing_and_goes_on(tmp_path, monkeypatch):
+    photos = torch.rand(2, 3, 64, 64)
+    monkeypatch.setattr(experiment.data, "pick", lambda split, n, seed: (photos[:n], torch.arange(n), list(range(n))))
+    case = Case(DragConfig(num_steps=6, recurrence=1), "block:2", n=2)
+    whole = experiment.run(case, tmp_path / "whole", progress=False)
+    predict, calls = LatentPrior.predict_noise, []
+
+    def interrupted(self, *given):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return predict(self, *given)
+
+    monkeypatch.setattr(LatentPrior, "predict_noise", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(case, tmp_path / "parts", progress=False)
+    assert len(list(tmp_path.glob("parts/*/*.running"))) == 1 and not list(tmp_path.glob("parts/*/*/result*"))
+    resumed = experiment.run(case, tmp_path / "parts", progress=False)
+    torch.testing.assert_close(resumed.images, whole.images)
+    assert len(calls) == 4 + 3  # three turns were kept; the fourth is done again
+    assert not list(tmp_path.glob("parts/*/*.running*"))
 
 
 def _claim(**changes):
