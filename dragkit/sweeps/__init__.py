@@ -16,6 +16,7 @@ from dragkit.sweeps.ingredients import ablations, budgets, rates, recurrence_cur
 from dragkit.sweeps.noise import noise
 from dragkit.sweeps.nopeek import nopeek
 from dragkit.sweeps.pixel_space import pixels
+from dragkit.sweeps.published import published
 from dragkit.sweeps.randomness import randomness
 from dragkit.sweeps.tokens import tokens
 from dragkit.sweeps.transport import transport
@@ -30,6 +31,7 @@ SWEEPS: dict[str, Callable[..., Path]] = {
     "retrieval": retrieval,
     "budgets": budgets,
     "pixels": pixels,
+    "published": published,
     "defence_noise": noise,
     "defence_tokens": tokens,
     "defence_transport": transport,

@@ -147,7 +147,8 @@ def test_the_pixel_rate_is_chosen_on_training_photos(faked, monkeypatch):
     use, folder = faked
     pixels = sweeps.SWEEPS["pixels"]
     monkeypatch.setattr(
-        "dragkit.sweeps.pixel_space.seconds_per_iteration", lambda client, at, methods: {"drag": 0.02, "drag-pixel": 0.04}
+        "dragkit.sweeps.pixel_space.seconds_per_iteration",
+        lambda client, at, methods: {"drag": 0.02, "drag-pixel": 0.04},
     )
     monkeypatch.setattr("dragkit.sweeps.pixel_space._seen", lambda name: "9")
 
@@ -167,3 +168,15 @@ def test_the_pixel_rate_is_chosen_on_training_photos(faked, monkeypatch):
     use(lambda case: 0.1 if case.method == "drag-pixel" else 0.3)
     pixels(turns=8, n=6, blocks=("block:6",), folder=folder)
     assert not _claims(folder)["latent-beats-pixels/block-6"]["holds"]
+
+
+def test_published_budgets_are_compared_block_by_block(faked):
+    use, folder = faked
+    seen = use(lambda case: 0.1 if case.name in ("drag", "glass") else 0.4)
+    sweeps.SWEEPS["published"](n=6, blocks=("block:3",), folder=folder)
+    budgets = {case.name: case.config for case in seen if case.config != DragConfig.small(1000)}
+    assert budgets["drag"] == DragConfig.paper() and budgets["rmle"].iterations == budgets["lm"].iterations == 20_000
+    assert budgets["glass"].z_iterations == budgets["glass"].w_iterations == 10_000
+    made = _claims(folder)
+    assert made["published-drag-beats-rmle/block-3"]["holds"] and made["published-drag-beats-lm/block-3"]["holds"]
+    assert not made["published-drag-beats-glass/block-3"]["holds"]  # equal is not better
