@@ -391,6 +391,37 @@ header = ["mask", "accuracy", "strongest reply", "MS-SSIM", "ST-LPIPS", "found a
 pages.table(header, costs(study["rows"])) if study else None
 
 
+# %% [markdown]
+# The rows at the end are clients of their own: the same training with one ingredient changed. Each beside the one with
+# all ingredients, both against their strongest DRAG attacker:
+
+
+# %%
+def retrainings(rows):
+    """What was changed in each training, and what that did to accuracy and leakage."""
+    worst, table = by_mask(rows), []
+    base = rows[worst["disco"]]
+    for label in worst.values():
+        row = rows[label]
+        if row["client"] in (SHIPPED, zoo.CLIENT):
+            continue
+        gap = comparison.difference(rows, label, worst["disco"], "ms_ssim")
+        table.append(
+            [
+                defended.changed(row["models"][row["client"]], base["models"][SHIPPED]),
+                f"{100 * (row['accuracy'][0] - base['accuracy'][0]):+.1f}",
+                f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})",
+                verdict(gap, "leaks more", "leaks less"),
+            ]
+        )
+    return table
+
+
+header = ["changed in the training", "accuracy, points", "MS-SSIM", "by its interval"]
+changes = retrainings(study["rows"]) if study else []
+pages.table(header, changes) if changes else print("No other training has been recorded here.")
+
+
 # %%
 def read(rows):
     """The findings in sentences."""

@@ -86,8 +86,15 @@ def _models(names: list[str]) -> Rows:
 
 def changed(model: dict[str, Any], base: dict[str, Any]) -> str:
     """In what the training of a model (one of a row's "models") differs from that of another: "weight=0.0, lr=0.00015"."""
-    a, b = (m["config"] | m["recipe"] for m in (model, base))
+    a, b = (_flat(m["config"] | m["recipe"]) for m in (model, base))
     return ", ".join(f"{key}={value}" for key, value in a.items() if b.get(key, value) != value)
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without levels: those of a mask stand beside the others."""
+    inner = [_flat(value) for value in settings.values() if isinstance(value, dict)]
+    plain = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    return plain | {key: value for one in inner for key, value in one.items()}
 
 
 def trained_server(recipe: str, client: str = zoo.CLIENT) -> str:

@@ -52,6 +52,8 @@ def test_inverse_networks_are_attacked_with_where_they_are_there(monkeypatch):
 def test_what_a_training_changes_is_told_by_recipe_and_settings():
     other = {"config": {"steps": 5, "lr": 0.2}, "recipe": {"mix": 0.5, "new": 1}}
     assert defended.changed(other, CARD) == "lr=0.2" and defended.changed(CARD, CARD) == ""
+    masked = [{"config": {}, "recipe": {"mask": {"ratio": ratio, "hard": False}}} for ratio in (0.9, 0.5)]
+    assert defended.changed(*masked) == "ratio=0.9"
 
 
 def test_more_than_half_is_judged_photo_by_photo():
