@@ -47,7 +47,7 @@ from dragkit.readout import fit_readout
 from dragkit.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-config = DragConfig.small({"ci": 80, "laptop": 200, "colab": 400, "paper": 4000}[budget])
+config = DragConfig.small({"ci": 80, "laptop": 200, "colab": 400, "paper": 1000}[budget])
 prior = zoo.load_prior(device=device)
 demo = data.demo_images(prior.image_size)
 names = ["astronaut", "coffee"]

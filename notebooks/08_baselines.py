@@ -234,7 +234,7 @@ pages.source(_Problem.measure)
 # their published settings. That is an advantage for DRAG, and a reason to read this as an illustration.
 
 # %%
-turns = {"ci": 40, "laptop": 160, "colab": 400, "paper": 4000}[budget]
+turns = {"ci": 40, "laptop": 160, "colab": 400, "paper": 1000}[budget]
 few_turns = DragConfig(num_steps=turns, recurrence=1, guidance_rate=0.5)
 settings = {
     "inverse": InverseConfig(),

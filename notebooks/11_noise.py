@@ -317,7 +317,7 @@ pages.table(
 # the zeros.
 
 # %%
-turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 4000}[budget]
+turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget]
 config = DragConfig.small(turns)
 noisy = gaussian(1.0)
 attackers = {

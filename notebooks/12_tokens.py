@@ -533,7 +533,7 @@ if rows:
 # and with the assignment in the loop; on half of the tokens, masked.
 
 # %%
-turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 4000}[budget]
+turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget]
 config = DragConfig.small(turns)
 attackers = {
     "undefended": (None, ""),
@@ -644,6 +644,12 @@ if replies:
         f"Strongest by mean MS-SSIM: {best}, before {second} by {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
         f" ({by_interval(gap, 'decided', 'reversed')})."
     )
+    if {"shuffle, placed", "shuffle, reorder"} <= set(rows):
+        gap = comparison.difference(rows, "shuffle, placed", "shuffle, reorder", "ms_ssim")
+        said = by_interval(gap, "better", "worse")
+        print(
+            f"Classifier and picture together, beside the classifier alone: {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] ({said})."
+        )
     left = comparison.difference(rows, best, defended.OPEN, "ms_ssim")
     if left.high < 0:
         print(

@@ -250,7 +250,7 @@ print(f"Undone by the inverse matrix: relative error {error:.1e}.")
 # The same short attack on the shipped client before and after NoPeek.
 
 # %%
-config = DragConfig.small({"ci": 40, "laptop": 100, "colab": 400, "paper": 4000}[budget])
+config = DragConfig.small({"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget])
 clients = {"undefended": client}
 if zoo.available(SHIPPED):
     clients["NoPeek"] = zoo.load_client(SHIPPED, at, device=device)

@@ -268,7 +268,7 @@ pages.source(hear)
 
 # %%
 prior = zoo.load_prior(device=device)
-config = DragConfig.small({"ci": 40, "laptop": 100, "colab": 400, "paper": 4000}[budget])
+config = DragConfig.small({"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget])
 plan = {
     "no mask": ("", ""),
     "soft mask": ("disco", ""),

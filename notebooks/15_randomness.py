@@ -329,7 +329,7 @@ pages.table(["noise left (variance, in units of one message's)", *(f"k = {n}" fo
 # times, and shaped noise heard once, at equal *predicted* cost.
 
 # %%
-turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 4000}[budget]
+turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget]
 config = DragConfig(num_steps=turns, recurrence=1, guidance_rate=0.5) if budget == "ci" else DragConfig.small(turns)
 
 

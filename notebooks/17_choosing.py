@@ -51,7 +51,7 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:6"
 client = zoo.load_client(at=at, device=device)
 known = Knowledge(zoo.CLIENT, at, zoo.PRIOR, device)
-config = DragConfig.small({"ci": 40, "laptop": 100, "colab": 400, "paper": 4000}[budget])
+config = DragConfig.small({"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget])
 photo = data.demo_images(64)["astronaut"][None].to(device)
 with torch.no_grad():
     h = client(photo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import types
 
 import pytest
 from pair import read, sources
+
+from dragkit import attacks
 
 NAMES = [source.stem for source in sources()]
 READERS = {"open", "Path", "read_csv", "read_json", "read_parquet", "load", "imread", "load_file"}
@@ -98,3 +101,21 @@ def test_figures_have_a_text_and_keep_their_pixels(notebook):
             image = cell.metadata.get("mystnb", {}).get("image", {})
             assert 10 <= len(image.get("alt", "")) <= 250, f"alt text missing: {cell.source[:80]}"
             assert "dark-light" in image.get("classes", "")
+
+
+@pytest.mark.parametrize("budget", ["ci", "laptop", "colab", "paper"])
+def test_settings_exist_at_every_budget(notebook, budget):
+    """Runs the statements that need nothing but `budget`, the settings of attacks and what such statements gave."""
+    scope = {name: getattr(attacks, name) for name in attacks.__all__ if name.endswith("Config")} | {"budget": budget}
+    follows = {"budget"}
+    for statement in (part for cell in code(notebook)[1:] for part in ast.parse(cell.source).body):
+        names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+        stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        read_ = {node.id for node in names} - stored
+        known = read_ <= scope.keys() | set(dir(builtins))
+        if isinstance(statement, ast.Assign) and read_ & follows and known:
+            exec(ast.unparse(statement), scope)
+            follows |= stored
+    assert follows != {"budget"} or notebook.cells[0].source.startswith("# Split inference"), (
+        "the budget changes nothing"
+    )
