@@ -29,7 +29,11 @@ def score(images: Tensor, photos: Tensor) -> dict[str, list[float]]:
 
 def row(images: Tensor, photos: Tensor) -> dict[str, Any]:
     """Per-photo values, mean and 95 % interval of every metric."""
-    values = score(images, photos)
+    return row_of(score(images, photos))
+
+
+def row_of(values: dict[str, list[float]]) -> dict[str, Any]:
+    """The same from per-photo values of every metric."""
     out: dict[str, Any] = {"per_photo": values}
     for metric, v in values.items():
         mean, low, high = metrics.bootstrap_ci(v)

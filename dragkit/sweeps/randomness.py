@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from dragkit import data, utility, zoo
-from dragkit.comparison import Rows
+from dragkit.comparison import METRICS, Rows, row_of
 from dragkit.defenses import make
 from dragkit.store import remember
 from dragkit.sweeps import defended
@@ -17,6 +18,8 @@ from dragkit.sweeps.defended import AT, OPEN, attacked
 NOTEBOOK = "15_randomness"
 LOST = 0.05  # of the accuracy, for every mechanism
 QUERIES = (1, 4, 16)
+COMPARED = ("gaussian, 1", "gaussian, 16", "shaped, 1")  # small differences: attacked with several seeds
+SEEDS_EACH = 4
 
 
 class Mechanism(NamedTuple):
@@ -47,12 +50,17 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
         cases |= {f"{m.name}{m.then}, {k}": attacked(recipe, m.reply, n=n, queries=k) for k in m.queries}
     most = QUERIES[-1]
     cases[f"heads, {most}, instances"] = attacked(f"heads:{strengths['heads']}", "instances", n=n, queries=most)
-    rows = defended.study("randomness", cases)
+    again = {
+        f"{label}, seed {i}": replace(cases[label], attack_seed=cases[label].attack_seed + i * n)
+        for label in COMPARED
+        for i in range(1, SEEDS_EACH)
+    }
+    rows = _over_seeds(defended.study("randomness", cases | again))
     made = [
         defended.gap(
             "shaped-noise-beats-isotropic",
             f"At equal accuracy ({LOST:.0%} lost), noise shaped by what leaks and what the server needs leaves an attacker "
-            "who knows it (likelihood, one message) a lower MS-SSIM than isotropic noise",
+            f"who knows it (likelihood, one message, mean of {SEEDS_EACH} attacks) a lower MS-SSIM than isotropic noise",
             rows,
             "shaped, 1",
             "gaussian, 1",
@@ -63,7 +71,8 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
         ),
         defended.gap(
             "queries-undo-noise",
-            "An attacker who averages 16 messages of the same photo gets a higher MS-SSIM through isotropic noise than from one",
+            "An attacker who averages 16 messages of the same photo gets a higher MS-SSIM through isotropic noise than from one "
+            f"(mean of {SEEDS_EACH} attacks on each)",
             rows,
             "gaussian, 16",
             "gaussian, 1",
@@ -76,6 +85,15 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
     return defended.write(
         "defence_randomness", f"--n {n}", made, _with_loss(rows), folder, lost=LOST, strengths=strengths
     )
+
+
+def _over_seeds(rows: Rows) -> Rows:
+    """Rows in which every photo has its mean over the seeds; retrieval and distances stay those of the first."""
+    for label in COMPARED:
+        same = [rows[label], *(rows.pop(f"{label}, seed {i}") for i in range(1, SEEDS_EACH))]
+        means = {m: torch.tensor([one["per_photo"][m] for one in same]).mean(0).tolist() for m in METRICS}
+        rows[label] |= row_of({m: [round(v, 5) for v in values] for m, values in means.items()}) | {"seeds": SEEDS_EACH}
+    return rows
 
 
 def strength(name: str, between: tuple[float, float]) -> float:

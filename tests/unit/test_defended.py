@@ -6,6 +6,7 @@ import torch
 from dragkit import comparison, utility, zoo
 from dragkit.attacks import InverseConfig
 from dragkit.sweeps import defended
+from dragkit.sweeps.randomness import COMPARED, SEEDS_EACH, _over_seeds
 
 CARD = {
     "command": "dragkit train server",
@@ -67,3 +68,19 @@ def test_more_than_half_is_judged_photo_by_photo():
     assert defended.above_half(rows, "much").mean == pytest.approx(0.2) and defended.above_half(rows, "little").high < 0
     assert comparison.difference(rows, "much", "little", "ms_ssim").mean == pytest.approx(0.4)
     assert torch.isfinite(torch.tensor(defended.above_half(rows, "much"))).all()
+
+
+def test_small_differences_are_judged_by_the_mean_over_seeds():
+    def row(value):
+        return {"per_photo": {m: [value, value + 0.2] for m in comparison.METRICS}, "retrieval_top1": [value, 0, 1]}
+
+    rows = {"undefended": row(0.9)}
+    for label in COMPARED:
+        rows |= {label: row(0.1)} | {f"{label}, seed {i}": row(0.1 + i / 10) for i in range(1, SEEDS_EACH)}
+    found = _over_seeds(rows)
+    assert list(found) == ["undefended", *COMPARED]
+    first = found[COMPARED[0]]
+    assert first["per_photo"]["ms_ssim"] == pytest.approx([0.25, 0.45]) and first["ms_ssim"]["mean"] == pytest.approx(
+        0.35
+    )
+    assert first["seeds"] == 4 and first["retrieval_top1"][0] == 0.1 and "seeds" not in found["undefended"]
