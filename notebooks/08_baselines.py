@@ -280,9 +280,10 @@ def mean(values):
 
 # %% mystnb={"image": {"alt": "Rows of two pictures: the photos, then the reconstructions of each method from the same two messages, then the decoder's round trip", "classes": "dark-light"}, "figure": {"caption": "The same two messages, for about the same time. Under each picture: MS-SSIM to the photo and IR distance to the message.", "name": "fig-baselines"}}
 for name, run in runs.items():
-    record(f"distance_{name}", run.distance, atol=0.06)
-    record(f"ms_ssim_{name}", scores[METHODS[name].label]["ms_ssim"], atol=0.1)
-    record_panel(name, run.images, min_ssim=0.4)
+    key = name.replace("+", "p")
+    record(f"distance_{key}", run.distance, atol=0.06)
+    record(f"ms_ssim_{key}", scores[METHODS[name].label]["ms_ssim"], atol=0.1)
+    record_panel(key, run.images, min_ssim=0.4)
 shown = images | {"decoder ceiling": references["decoder ceiling"]}
 plots.image_rows(
     {"photo": photos, **shown},
