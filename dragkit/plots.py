@@ -32,9 +32,11 @@ COLOURS = (
     "#009e73",
     "#7b5ea7",
     "#6b6b6b",
-)  # Okabe and Ito, the yellow left out: it fades on white
-DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D", "v")
+    "#8a5a00",
+    "#c2578f",
+)  # after Okabe and Ito, without the yellow, which fades on white
+DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SIDES = ((5, 4), (5, -4), (-5, 4), (-5, -4), (0, 7), (0, -7), (7, 0), (-7, 0), (5, 14), (5, -14), (-5, 14), (-5, -14))
 STYLE: dict[Any, Any] = {  # the stubs want every key as a literal
     "figure.facecolor": "white",
@@ -199,11 +201,13 @@ def curves(
         log: logarithmic y axis. points: mark the measured points.
 
     Raises:
-        ValueError: no lines, lengths that differ, a band without a line.
+        ValueError: no lines, or more than there are colours, lengths that differ, a band without a line.
     """
     values = {label: _numbers(line) for label, line in lines.items()}
     if not values:
         raise ValueError("lines is empty; give at least one curve")
+    if len(values) > len(COLOURS):
+        raise ValueError(f"lines has {len(values)} curves; more than {len(COLOURS)} cannot be told apart")
     bands, levels = bands or {}, levels or {}
     across = _numbers(x) if x is not None else np.arange(len(next(iter(values.values()))))
     for label, line in values.items():

@@ -524,33 +524,6 @@ if podium:
         print(f"An attacker who lets that number choose among methods chooses badly at: {'; '.join(wrong)}.")
 
 # %% [markdown]
-# ## Without an autoencoder
-#
-# DRAG does not need latents. The published code has a variant whose diffusion model works on pixels, and so has this
-# library: the same `drag`, with a `PixelPrior`. There is no decoder to limit the detail, and none to help: each turn
-# works on 12,288 numbers in the place of 1,024. `dragkit sweep pixels` compares the two on the in-house client, with the
-# same settings but for the guidance rate, which it chooses on training photos.
-
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per prior and block, and for the reference rows: mean ST-LPIPS to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval: the latent prior, the pixel prior with as many turns, and for the same time.", "name": "fig-pixels"}}
-pixels = pages.recorded("pixels")
-print(pages.origin(pixels) if pixels else pages.missing("pixels"))
-plots.intervals(pages.summaries(pixels, "st_lpips"), "ST-LPIPS") if pixels else None
-
-# %%
-if pixels:
-    rates = pixels["rates_on_training_photos"]
-    print(
-        "Rates on training photos, ST-LPIPS: "
-        + ", ".join(f"{rate}: {value:.3f}" for rate, value in rates.items())
-        + "."
-    )
-    for block in pixels["blocks"]:
-        print(pages.verdict(f"latent-beats-pixels/{block.replace(':', '-')}"))
-
-# %% [markdown]
-# This compares two *models* as much as two spaces: the claims say how many photos each has seen in training. A pixel prior
-# for 64 × 64 works on twelve times as many numbers per photo, which is the reason why latent diffusion exists.
-#
 # ## Would it find the photo?
 #
 # A picture may look unlike the photo and still give it away: the attacker may have a gallery of candidates (profile

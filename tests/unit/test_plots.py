@@ -100,6 +100,7 @@ def test_grid_labels_follow_their_images():
         (lambda: plots.image_grid(photos(2), labels=["x"]), "1 texts"),
         (lambda: plots.image_grid(torch.full((1, 3, 8, 8), torch.nan)), "NaN"),
         (lambda: plots.curves({}, xlabel="", ylabel=""), "lines is empty"),
+        (lambda: plots.curves({str(i): [1.0] for i in range(8)}, xlabel="", ylabel=""), "8 curves"),
         (lambda: plots.curves({"a": [1.0, 2.0]}, [0.0], xlabel="", ylabel=""), "2 values"),
         (lambda: plots.curves({"a": [1.0]}, xlabel="", ylabel="", bands={"b": ([0.0], [1.0])}), "bands"),
         (lambda: plots.intervals({}, ""), "values is empty"),
