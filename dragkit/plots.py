@@ -234,15 +234,17 @@ def curves(
     return figure
 
 
-def _levels(axes: Axes, levels: Mapping[str, float]) -> None:
+def _levels(axes: Axes, levels: Mapping[str, float], left: bool = False) -> None:
+    """Thin horizontal lines; their names stand at the right end, or at the left."""
     for label, height in levels.items():
         axes.axhline(height, color="#6b6b6b", linewidth=1.2, linestyle=(0, (4, 3)))
         place: dict[str, Any] = {
-            "xy": (1, height),
+            "xy": (0 if left else 1, height),
             "xycoords": ("axes fraction", "data"),
             "textcoords": "offset points",
         }
-        axes.annotate(label, **place, xytext=(-2, 3), ha="right", va="bottom", fontsize=SMALL, color="#444444")
+        place |= {"xytext": (2, 3), "ha": "left"} if left else {"xytext": (-2, 3), "ha": "right"}
+        axes.annotate(label, **place, va="bottom", fontsize=SMALL, color="#444444")
 
 
 def intervals(values: Mapping[str, Interval | float], xlabel: str, *, log: bool = False) -> Figure:
@@ -376,7 +378,9 @@ def tradeoff(
             axes.plot(*middles, linestyle=line, linewidth=1.4, markersize=7, label=label, **look)
         if limits:
             axes.set(xlim=limits[0], ylim=limits[1])
-        _levels(axes, levels or {})
+        across = [at[0] for at, _, _ in texts]
+        crowded = float(np.median(across)) > float(np.mean(axes.get_xlim()))  # most points are on the right
+        _levels(axes, levels or {}, left=crowded)
         _finish(figure, axes, xlabel, ylabel, legend=len(points) > 1)
         _name_points(figure, axes, texts)
     return figure
