@@ -467,7 +467,7 @@ pages.table(["field", "entry"], card) if pick else print("No study has been reco
 # **What this does not show.** Photos of 64 × 64 pixels and ten classes, which prior, client and attacker have in common.
 # One client, one cut. 40 turns where the paper takes thousands, so a longer attack may get more out of each message. 32 photos:
 # differences below some hundredths cannot be told. Attackers were not tuned for each defence, and the list of replies
-# is ours. Defences were not combined with trained servers throughout. And a metric is not harm: nobody was asked
+# is ours. Servers were trained for some of the defences only. And a metric is not harm: nobody was asked
 # whether they recognise the person. The [claims table](../book/claims.md) lists each claim with its verdict at this scale.
 #
 # ## Exercises
