@@ -18,6 +18,7 @@ from dragkit.adaptive.likelihood import Mahalanobis, average, whitening_of
 from dragkit.adaptive.reorder import fit_positions, reorder
 from dragkit.client import SplitClient
 from dragkit.defenses import Chain, Defence, LowRank, TokenShuffle
+from dragkit.defenses.disco import Disco
 from dragkit.defenses.stochastic import ExpectedClient, HiddenParts
 from dragkit.defenses.transforms import SecretBasis, first_weights
 from dragkit.distance import (
@@ -36,6 +37,7 @@ from dragkit.threat import ThreatModel
 
 AWARE = ThreatModel(weights=True, public_data=True, defence_known=True)
 UNNOTICED = 1e-4  # a distance below this is rounding
+QUIET = 1e-3  # of the loudest channel
 PROBE = 73_331  # seed of the noise on which defences are tried; with the seed that a defence is given, both would draw the same
 
 
@@ -183,6 +185,24 @@ def unmoved(reply: str, distance: Distance, invariant: Distance | None = None) -
     return run
 
 
+def centred(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+    """Compare channel by channel around the mean tokens that a mask puts in place of channels; they are public.
+
+    What was added to the mean in a channel of gain near 0 is lost to rounding, so quiet channels are left out.
+    """
+    if not isinstance(defence, Disco) or defence.mask.fill != "mean":
+        raise _unsuitable("centred", defence, "puts no mean in place of channels")
+    mean = defence.pruner.mean_tokens(client.tokens(messages[0]).shape[1]).float()
+
+    def distance(h_hat: Tensor, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        off = h - mean.to(h)
+        peaks = off.abs().amax(1, keepdim=True)
+        loud = peaks > QUIET * peaks.amax(2, keepdim=True)
+        return channel_cosine_distance(h_hat - mean.to(h_hat), off * loud, mask)
+
+    return unmoved("centred", distance)(messages, defence, client, known)
+
+
 def undone(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
     """Read the secret basis off the server's weights, next to the published ones, and turn the message back."""
     if not isinstance(defence, SecretBasis):
@@ -259,6 +279,7 @@ REPLIES: dict[str, Reply] = {
     "gram": Reply("second moments of the tokens", orderless("gram", Gram)),
     "sliced": Reply("sliced Wasserstein", orderless("sliced", SlicedWasserstein)),
     "channelwise": Reply("channel by channel", unmoved("channelwise", channel_cosine_distance)),
+    "centred": Reply("channel by channel, around the mean", centred),
     "loud channels": Reply("loud channels only", unmoved("loud channels", LoudChannels(), channel_cosine_distance)),
     "token gram": Reply("cosines between tokens", unmoved("token gram", token_gram_distance)),
     "undo": Reply("basis read off the server's weights", undone),

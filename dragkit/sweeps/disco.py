@@ -25,7 +25,8 @@ def disco(n: int = 32, folder: Path | None = None) -> Path:
             cases[f"{mask}, {reply}" if reply else mask] = attacked(mask, reply, n=n, client=SHIPPED)
     for client in zoo.trained("disco-", "ViTForImageClassification"):
         if client != SHIPPED:
-            for reply in ("", "channelwise"):
+            own = "centred" if zoo.card(client)["recipe"]["mask"]["fill"] == "mean" else "channelwise"
+            for reply in ("", own):
                 label = client.removeprefix("disco-")
                 cases[f"{label}, {reply}" if reply else label] = attacked("disco", reply, n=n, client=client)
     cases |= defended.rebuilt("disco", n=n, client=SHIPPED)

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from dragkit import data, utility, zoo
+from dragkit.adaptive import hear
 from dragkit.attacks.inverse import InverseNetwork
 from dragkit.client import Layout, SplitClient
 from dragkit.defenses import defend
@@ -112,6 +114,19 @@ def test_static_masks_are_all_the_same_random_ones_all_different_learned_ones_de
     ] * 8  # the highest average scores
     assert not torch.equal(send(hard, h, 0, DiscoRandom), send(hard, h, 100, DiscoRandom))
     assert torch.equal(send(hard, h, 0), send(hard, h, 100))  # nothing random in a learned mask
+
+
+@pytest.mark.parametrize("temperature", [0.03, 0.3])
+def test_the_centred_reply_does_not_notice_a_mean_fill(temperature):
+    h, mask = messages().float(), Mask(0.5, temperature, fill="mean")
+    masked = Disco(BND, pruner(mask).float(), mask)
+    client = SimpleNamespace(tokens=lambda h: h, layout=BND)
+    sent = defend(masked, h, 0)
+    heard, _ = hear("centred", sent, masked, client, None)
+    assert (heard.distance(h, heard.h) < 1e-4).all() and (heard.distance(h.flip(0), heard.h) > 0.3).all()
+    assert (cosine_distance(h, sent[0]) > 0.02).all()
+    with pytest.raises(ValueError, match="puts no mean in place"):
+        hear("centred", sent, replace(masked, mask=replace(mask, fill="zero")), client, None)
 
 
 def test_a_mean_fill_puts_the_mean_where_nothing_is_sent():
