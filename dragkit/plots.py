@@ -234,9 +234,10 @@ def curves(
     return figure
 
 
-def _levels(axes: Axes, levels: Mapping[str, float], left: bool = False) -> None:
-    """Thin horizontal lines; their names stand at the right end, or at the left."""
+def _levels(axes: Axes, levels: Mapping[str, float], points: Sequence[tuple[float, float]] = ()) -> None:
+    """Thin horizontal lines; their names stand at the end where fewer of the points are, the right one by default."""
     for label, height in levels.items():
+        left = _crowd(axes, points, 1, height) > _crowd(axes, points, 0, height)
         axes.axhline(height, color="#6b6b6b", linewidth=1.2, linestyle=(0, (4, 3)))
         place: dict[str, Any] = {
             "xy": (0 if left else 1, height),
@@ -245,6 +246,13 @@ def _levels(axes: Axes, levels: Mapping[str, float], left: bool = False) -> None
         }
         place |= {"xytext": (2, 3), "ha": "left"} if left else {"xytext": (-2, 3), "ha": "right"}
         axes.annotate(label, **place, va="bottom", fontsize=SMALL, color="#444444")
+
+
+def _crowd(axes: Axes, points: Sequence[tuple[float, float]], end: int, height: float) -> int:
+    """How many points would stand in the name of a level at this height, at the left end (0) or the right one (1)."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    at = [((x - left) / (right - left), (y - height) / (high - low)) for x, y in points]
+    return sum(abs(x - end) < 0.25 and -0.03 < y < 0.08 for x, y in at)
 
 
 def intervals(values: Mapping[str, Interval | float], xlabel: str, *, log: bool = False) -> Figure:
@@ -378,9 +386,7 @@ def tradeoff(
             axes.plot(*middles, linestyle=line, linewidth=1.4, markersize=7, label=label, **look)
         if limits:
             axes.set(xlim=limits[0], ylim=limits[1])
-        across = [at[0] for at, _, _ in texts]
-        crowded = float(np.median(across)) > float(np.mean(axes.get_xlim()))  # most points are on the right
-        _levels(axes, levels or {}, left=crowded)
+        _levels(axes, levels or {}, [at for at, _, _ in texts])
         _finish(figure, axes, xlabel, ylabel, legend=len(points) > 1)
         _name_points(figure, axes, texts)
     return figure

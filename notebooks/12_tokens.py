@@ -825,7 +825,7 @@ if transport and "rotate, token gram" in transport["rows"]:
 # %% [markdown]
 # ## What holds of the paper's section on shuffling
 #
-# the authors of DRAG (arXiv 2509.11724) study shuffled and dropped tokens in their section 5.5, with the position classifier as the only reply.
+# The authors of DRAG (arXiv 2509.11724) study shuffled and dropped tokens in their section 5.5, with the position classifier as the only reply.
 # The statements of this book about it, and about the secret bases, which the paper does not have:
 
 # %%

@@ -316,7 +316,7 @@ if trained:
 #
 # ## Measured
 #
-# `dragkit sweep defence_disco` tries four masks on the shipped client, each against three attackers: one who is unaware,
+# `dragkit sweep defence_disco` tries five masks on the shipped client, each against three attackers: one who is unaware,
 # one who leaves out quiet channels, one who compares channel by channel. `disco-static` uses the mean scores over training
 # photos for all messages. `disco-random` draws a mask for each message, and is the control: whatever the pruner learned,
 # it has to be better than chance. Other rows are clients that were trained with one switch turned.
