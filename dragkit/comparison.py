@@ -88,3 +88,13 @@ def claim(
     """A claim from an estimate and its interval, rounded to four digits."""
     value, low, high = (round(v, 4) for v in interval)
     return Claim(id_, statement, source, key, value, low, high, n, unit, bool(holds), notebook)
+
+
+def gap(
+    id_: str, statement: str, rows: Rows, a: str, b: str, metric: str, sign: int, *, source: str, notebook: str
+) -> Claim:
+    """The claim that `a` scores higher (sign 1) or lower (sign -1) than `b` on the same photos."""
+    found = difference(rows, a, b, metric)
+    holds = found.low > 0 if sign > 0 else found.high < 0
+    n = len(rows[a]["per_photo"][metric])
+    return claim(id_, statement, found, n, holds, source=source, key=f"{metric} difference", notebook=notebook)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dragkit import data, zoo
 from dragkit.adaptive import Heard, check_reply, hear
 from dragkit.client import SplitClient
-from dragkit.defenses import check_recipe, defend_images, make
+from dragkit.defenses import Defence, check_recipe, defend_images, make
 from dragkit.methods import ATTACKER, METHODS, Knowledge, method_of
 from dragkit.prior import LatentPrior
 from dragkit.store import made_on, place, remember
@@ -114,16 +114,16 @@ def run(
         chosen = slice(start, min(start + batch, case.n))
         spec = specification(case, indices[chosen], start)
 
-        def work(chosen: slice = chosen, start: int = start, spec: dict[str, Any] = spec) -> dict[str, Tensor]:
+        checkpoint = running(store, spec)
+
+        def work(chosen: slice = chosen, start: int = start, checkpoint: Path = checkpoint) -> dict[str, Tensor]:
             if not clients:
                 clients.append(zoo.load_client(case.client, case.at, device=device))
-            seed, checkpoint = case.attack_seed + start, running(store, spec)
-            found = _attack(case, photos[chosen].to(device), clients[0], known, seed, checkpoint)
-            for file in checkpoint.parent.glob(f"{checkpoint.name}*"):
-                file.unlink()
-            return found
+            return _attack(case, photos[chosen].to(device), clients[0], known, case.attack_seed + start, checkpoint)
 
         parts.append(remember(store, spec, work))
+        for file in checkpoint.parent.glob(f"{checkpoint.name}*"):  # published, so not needed any more
+            file.unlink()
         devices.add(made_on(store, spec))
     seconds = sum(float(p["seconds"]) for p in parts) / case.n
     images, distance = (torch.cat([p[name] for p in parts]) for name in ("images", "distance"))
@@ -153,6 +153,11 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
     }
 
 
+def sent(case: Case, defence: Defence, client: SplitClient, photos: Tensor, seed: int) -> Tensor:
+    """The messages of a defended case, `(queries, B, *client.h_shape)`. `seed`: the attack's."""
+    return defend_images(defence, client, photos, seed + USER, case.queries)
+
+
 def running(store: Path, spec: dict[str, Any]) -> Path:
     """File of an attack that is under way; one that was interrupted goes on from there."""
     return place(store, spec).with_suffix(".running")
@@ -171,8 +176,7 @@ def _attack(
             heard, threat = Heard(client(photos)), ATTACKER
         else:
             defence = make(case.defence, client)
-            messages = defend_images(defence, client, photos, seed + USER, case.queries)
-            heard, threat = hear(case.adaptive, messages, defence, client, known)
+            heard, threat = hear(case.adaptive, sent(case, defence, client, photos, seed), defence, client, known)
     with torch.autocast(photos.device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
         found = METHODS[case.name].run(
             heard.h,

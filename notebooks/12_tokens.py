@@ -65,7 +65,7 @@ from dragkit.measurements import PAPER
 from dragkit.methods import METHODS, Knowledge
 from dragkit.record import record, record_panel
 from dragkit.sweeps import defended
-from dragkit.sweeps.tokens import ORDERS, SHARES
+from dragkit.sweeps.tokens import AFTER_DROP, ORDERS, SHARES
 from dragkit.sweeps.transport import BITS, RANKS, SECRET, TOPK
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -713,13 +713,14 @@ plots.tradeoff(
 ) if study else None
 
 # %%
-AFTER_BOTH = ("reorder", "placed", "assignment", "inverse network")
 drops = []
 if study:
     rows = study["rows"]
     for share in SHARES:
         drops += answered(rows, f"drop:{share}", [f"drop:{share}, {reply}" for reply in ("mask", "inverse network")])
-    drops += answered(rows, "drop:0.5+shuffle", [f"drop:0.5+shuffle, {reply}" for reply in AFTER_BOTH])
+    drops += answered(
+        rows, "drop:0.5+shuffle", [f"drop:0.5+shuffle, {reply}" for reply in (*AFTER_DROP, "inverse network")]
+    )
 pages.table(header, drops) if drops else print("No share has been recorded here yet, so there is no verdict.")
 
 # %%

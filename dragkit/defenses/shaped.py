@@ -141,14 +141,9 @@ def estimate(client: SplitClient, photos: Tensor, seed: int = 0) -> dict[str, Te
     seen = []
     for x in photos.to(client.device, client.dtype).split(BATCH):
         v = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-        with (
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            warnings.catch_warnings(),
-        ):  # fused attention: no forward mode
-            warnings.filterwarnings(
-                "ignore", "`torch.jit.script` is deprecated", FutureWarning
-            )  # torch's own use of it
+        # The fused attention has no forward mode, and torch warns of a function that it calls itself.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
             h, moved = torch.func.jvp(client, (x,), (v,))[:2]
         seen.append(h.cpu().double())
         sums["leakage"] = sums["leakage"] + _outer(moved)

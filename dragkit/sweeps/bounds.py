@@ -25,7 +25,6 @@ from dragkit.bounds.baseline import candidate_guesses, near
 from dragkit.claims import Claim
 from dragkit.client import SplitClient
 from dragkit.comparison import Rows, claim
-from dragkit.defenses import defend
 from dragkit.defenses.noise import GaussianNoise
 from dragkit.experiment import Case
 from dragkit.metrics import Interval
@@ -127,9 +126,8 @@ def _attacks(
     errors = {label: metrics.mse(result.images, photos) for label, result in results.items()}
     pixels, features = public
     with torch.no_grad():
-        heard = defend(GaussianNoise.of(client, noise), client(photos), cases[DRAG].attack_seed + experiment.USER)[
-            0
-        ].flatten(1)
+        case = cases[DRAG]
+        heard = experiment.sent(case, GaussianNoise.of(client, noise), client, photos, case.attack_seed)[0].flatten(1)
     weights = Gaussian(std).log_likelihood(heard.double() / std, features).softmax(1)
     for label, guess in {
         "training photos, weighted by likelihood": weights.float() @ pixels,

@@ -12,7 +12,7 @@ from torch import Tensor
 from dragkit import claims, metrics, utility, zoo
 from dragkit.attacks import DragConfig, InverseConfig
 from dragkit.claims import Claim
-from dragkit.comparison import Rows, claim, compare, difference
+from dragkit.comparison import Rows, claim, compare
 from dragkit.embedding import independent_embedding
 from dragkit.experiment import Case
 from dragkit.identification import Gallery, identify
@@ -119,16 +119,6 @@ def write(name: str, options: str, made: list[Claim], rows: Rows, folder: Path |
     """Claims and rows of a study, with the command that repeats it."""
     command = f"dragkit sweep {name} {options}".strip()
     return claims.write(name, command, SEEDS, made, {"at": AT, **told, "rows": rows}, folder)
-
-
-def gap(
-    id_: str, statement: str, rows: Rows, a: str, b: str, metric: str, sign: int, *, source: str, notebook: str
-) -> Claim:
-    """The claim that `a` scores higher (sign 1) or lower (sign -1) than `b` on the same photos."""
-    found = difference(rows, a, b, metric)
-    holds = found.low > 0 if sign > 0 else found.high < 0
-    n = len(rows[a]["per_photo"][metric])
-    return claim(id_, statement, found, n, holds, source=source, key=f"{metric} difference", notebook=notebook)
 
 
 def above_half(rows: Rows, label: str, metric: str = "ms_ssim") -> metrics.Interval:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dragkit import zoo
+from dragkit.comparison import gap
 from dragkit.measurements import PAPER
 from dragkit.sweeps import defended
 from dragkit.sweeps.defended import OPEN, attacked
@@ -43,7 +44,7 @@ def disco(n: int = 32, folder: Path | None = None) -> Path:
         )
     ]
     made += [
-        defended.gap(
+        gap(
             id_,
             f"Against DISCO's soft mask{which}, comparing channel by channel gives DRAG a higher MS-SSIM than comparing token by "
             "token",

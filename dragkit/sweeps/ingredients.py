@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dragkit import claims, zoo
 from dragkit.attacks import DragConfig
-from dragkit.comparison import Rows, claim, compare, difference, result_row
+from dragkit.comparison import Rows, claim, compare, difference, gap, result_row
 from dragkit.experiment import Case, run
 from dragkit.measurements import PAPER, SEEDS
 from dragkit.methods import METHODS
@@ -46,16 +46,16 @@ def ablations(
         ("tweedie-needed", "no Tweedie", "Without Tweedie's estimate the reconstruction is further from the photo"),
         ("adam-helps", "no Adam", "Without Adam's smoothing the reconstruction is further from the photo"),
     ):
-        found_difference = difference(rows, f"{label}, {at}", f"DRAG, {at}", "st_lpips")
         made.append(
-            claim(
+            gap(
                 id_,
                 f"{statement} (in-house ViT, {at}, {turns} turns)",
-                found_difference,
-                n,
-                found_difference.low > 0,
+                rows,
+                f"{label}, {at}",
+                f"DRAG, {at}",
+                "st_lpips",
+                1,
                 source=f"{PAPER}, ablation",
-                key="st_lpips difference",
                 notebook="07_ablations",
             )
         )
@@ -74,15 +74,15 @@ def recurrence_curve(
     } | {f"k={k}, equal steps": Case(base.with_(num_steps=steps, recurrence=k), at, n=n, **FAST) for k in ks}
     rows, _ = compare("recurrence-curve", cases)
     best = max(ks, key=lambda k: rows[f"k={k}, equal turns"]["ms_ssim"]["mean"])
-    found = difference(rows, "k=16, equal turns", "k=1, equal turns", "ms_ssim")
-    made = claim(
+    made = gap(
         "recurrence-curve",
         f"At {at} with the same {turns} turns, 16 turns per step give a higher MS-SSIM than 1 (best mean: k={best})",
-        found,
-        n,
-        found.low > 0,
+        rows,
+        "k=16, equal turns",
+        "k=1, equal turns",
+        "ms_ssim",
+        1,
         source=f"{PAPER}, ablation",
-        key="ms_ssim difference",
         notebook="05_recurrence",
     )
     command = f"dragkit sweep recurrence_curve --turns {turns} --n {n}"

@@ -35,20 +35,19 @@ def noise(n: int = 32, folder: Path | None = None) -> Path:
 
 
 def _tradeoff(rows: Rows, n: int) -> Claim:
-    """Noise that takes half of the gain from both attackers costs accuracy: how much, at the weakest such level."""
+    """Noise that takes half of the gain from every attacker costs accuracy: how much, at the weakest such level."""
     enough = [s for s in GAUSSIAN if all(defended.above_half(rows, label).high < 0 for label in _attackers(rows, s))]
-    recipe = _attackers(rows, enough[0] if enough else GAUSSIAN[-1])[0]
+    recipe = f"gaussian:{enough[0] if enough else GAUSSIAN[-1]}"
     server = defended.trained_server(recipe)
-    cost = utility.accuracy_drop(
-        utility.measured_right(zoo.CLIENT, AT), utility.measured_right(server or zoo.CLIENT, AT, recipe)
-    )
+    plain = utility.measured_right(zoo.CLIENT, AT)
+    cost = utility.accuracy_drop(plain, utility.measured_right(server or zoo.CLIENT, AT, recipe))
     return claim(
         "noise-tradeoff",
         "Gaussian noise that takes more than half of DRAG's gain in MS-SSIM from every attacker tried costs "
         f"{'even a server that was trained for it' if server else 'the server'} more than two points of accuracy (weakest such "
         f"level of those tested on {n} photos: {recipe}; value: accuracy lost on all photos of the validation split)",
         cost,
-        len(utility.measured_right(zoo.CLIENT, AT)),
+        len(plain),
         bool(enough) and cost.low > 0.02,
         source="dragkit",
         key="accuracy lost",
@@ -57,6 +56,6 @@ def _tradeoff(rows: Rows, n: int) -> Claim:
 
 
 def _attackers(rows: Rows, strength: float) -> list[str]:
-    """Rows of the attackers against this much Gaussian noise, the unaware one first."""
+    """Rows of the attackers against this much Gaussian noise."""
     recipe = f"gaussian:{strength}"
     return [label for label, row in rows.items() if row.get("defence") == recipe and row["server"] == row["client"]]

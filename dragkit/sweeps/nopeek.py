@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dragkit import zoo
 from dragkit.attacks import InverseConfig
+from dragkit.comparison import gap
 from dragkit.experiment import Case
 from dragkit.measurements import PAPER
 from dragkit.sweeps import defended
@@ -36,7 +37,7 @@ def nopeek(n: int = 32, folder: Path | None = None) -> Path:
             source=f"{PAPER}, defences",
             notebook=NOTEBOOK,
         ),
-        defended.gap(
+        gap(
             "nopeek-lambda0-control",
             "NoPeek's loss lowers the MS-SSIM of DRAG, against the same fine-tuning without it (lambda = 0)",
             rows,

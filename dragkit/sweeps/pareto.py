@@ -101,16 +101,13 @@ def gather(folder: Path | None = None) -> list[Point]:
     not shipped, stay in their studies, but for NoPeek's control.
     """
     found: dict[tuple[Any, ...], Point] = {}
+    offered = {*zoo.names(), CONTROL}
     for study in STUDIES:
         for label, row in ((pages.recorded(study, folder) or {}).get("rows") or {}).items():
-            if "accuracy" in row and _offered(row["client"]):  # references such as the mean image are not attacks
+            if "accuracy" in row and row["client"] in offered:  # references such as the mean image are not attacks
                 point = _point(study, label, row)
                 found.setdefault((*point.key, point.method, point.reply, point.queries), point)
     return list(found.values())
-
-
-def _offered(client: str) -> bool:
-    return client in zoo.names() or client == CONTROL
 
 
 def references(folder: Path | None = None) -> dict[str, dict[str, Interval]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dragkit import data, utility, zoo
-from dragkit.comparison import METRICS, Rows, row_of
+from dragkit.comparison import METRICS, Rows, gap, row_of
 from dragkit.defenses import make
 from dragkit.store import remember
 from dragkit.sweeps import defended
@@ -57,7 +57,7 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
     }
     rows = _over_seeds(defended.study("randomness", cases | again))
     made = [
-        defended.gap(
+        gap(
             "shaped-noise-beats-isotropic",
             f"At equal accuracy ({LOST:.0%} lost), noise shaped by what leaks and what the server needs leaves an attacker "
             f"who knows it (likelihood, one message, mean of {SEEDS_EACH} attacks) a lower MS-SSIM than isotropic noise",
@@ -69,7 +69,7 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
             source="dragkit",
             notebook=NOTEBOOK,
         ),
-        defended.gap(
+        gap(
             "queries-undo-noise",
             "An attacker who averages 16 messages of the same photo gets a higher MS-SSIM through isotropic noise than from one "
             f"(mean of {SEEDS_EACH} attacks on each)",

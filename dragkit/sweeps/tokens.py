@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dragkit.comparison import gap
 from dragkit.measurements import PAPER
 from dragkit.sweeps import defended
 from dragkit.sweeps.defended import OPEN, attacked
 
 NOTEBOOK = "12_tokens"
 ORDERS = ("reorder", "placed", "assignment", "gram", "sliced")
+AFTER_DROP = ("reorder", "placed", "assignment")  # the replies that also suit a set with gaps
 SHARES = (0.25, 0.5, 0.75)
 
 
@@ -23,13 +25,11 @@ def tokens(n: int = 32, folder: Path | None = None) -> Path:
     both = "drop:0.5+shuffle"
     for recipe in ("shuffle", "drop:0.5", both):
         cases |= defended.rebuilt(recipe, n=n)
-    cases |= {both: attacked(both, n=n)} | {
-        f"{both}, {r}": attacked(both, r, n=n) for r in ("reorder", "placed", "assignment")
-    }
+    cases |= {both: attacked(both, n=n)} | {f"{both}, {r}": attacked(both, r, n=n) for r in AFTER_DROP}
     rows = defended.study("tokens", cases)
     best = defended.strongest(rows, [label for label in cases if label.startswith("shuffle, ")])
     made = [
-        defended.gap(
+        gap(
             "shuffle-reorder-recovers",
             f"Against shuffled tokens, an attacker who knows of it ({best}) gets a higher MS-SSIM than one who does not",
             rows,
@@ -40,7 +40,7 @@ def tokens(n: int = 32, folder: Path | None = None) -> Path:
             source=f"{PAPER}, section 5.5",
             notebook=NOTEBOOK,
         ),
-        defended.gap(
+        gap(
             "drop-tokens",
             "Leaving out half of the patch tokens lowers the MS-SSIM of an attacker who masks them, against no defence",
             rows,

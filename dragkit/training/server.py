@@ -48,10 +48,9 @@ class ServerTask(Task):
     ):
         self.recipe, self.defence, self.batch, self.seed, self.device = recipe, defence, batch, seed, device
         self.client = client.to(device)
+        quick_attention(self.client.model, device)
         self.student = copy.deepcopy(self.client)
         self.model: Any = self.student.model.requires_grad_(True)  # its client half never runs, so it gets no gradient
-        for half in (self.client, self.student):
-            quick_attention(half.model, device)
         answer = tuple(client.server(torch.zeros(1, *client.h_shape, device=device)).shape[1:])
         if answer != (len(CLASSES),):
             raise ValueError(f"client is {client.name}; its server answers {answer}, not scores of the ten classes")

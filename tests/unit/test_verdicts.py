@@ -147,7 +147,7 @@ def test_the_pixel_rate_is_chosen_on_training_photos(faked, monkeypatch):
     use, folder = faked
     pixels = sweeps.SWEEPS["pixels"]
     monkeypatch.setattr(
-        "dragkit.sweeps.pixel_space.seconds_per_iteration",
+        "dragkit.sweeps.budget.seconds_per_iteration",
         lambda client, at, methods: {"drag": 0.02, "drag-pixel": 0.04},
     )
     monkeypatch.setattr("dragkit.sweeps.pixel_space._seen", lambda name: "9")
