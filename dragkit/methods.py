@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dragkit import zoo
 from dragkit.attacks import DragConfig, LikelihoodConfig, RmleConfig, drag, likelihood, rmle
-from dragkit.attacks.dragpp import drag_plus_plus
+from dragkit.attacks.dragpp import drag_from_grey, drag_plus_plus
 from dragkit.attacks.glass import GlassConfig, glass
 from dragkit.attacks.inverse import InverseConfig, InverseNetwork, inverse
 from dragkit.client import SplitClient
@@ -120,12 +120,14 @@ class Method:
 
     Attributes:
         label: in tables. config: class of its settings. uses: which parts of `Knowledge`. run: see `Run`.
+        variant: of another method, with a sweep of its own; not a row of the comparisons.
     """
 
     label: str
     config: type
     uses: tuple[str, ...]
     run: Run
+    variant: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -136,7 +138,10 @@ METHODS: dict[str, Method] = {
         ("diffusion", "network"),
         with_prior(drag_plus_plus, "diffusion", inverse_network="network"),
     ),
-    "drag-pixel": Method("DRAG in pixels", DragConfig, ("pixels",), with_prior(drag, "pixels")),
+    "drag-grey": Method(
+        "DRAG from grey", DragConfig, ("diffusion",), with_prior(drag_from_grey, "diffusion"), variant=True
+    ),
+    "drag-pixel": Method("DRAG in pixels", DragConfig, ("pixels",), with_prior(drag, "pixels"), variant=True),
     "inverse": Method("inverse network", InverseConfig, ("network",), with_prior(inverse, "network")),
     "rmle": Method("rMLE", RmleConfig, (), with_prior(rmle)),
     "lm": Method("LM", LikelihoodConfig, (), with_prior(likelihood)),

@@ -378,6 +378,57 @@ def beside_the_guess(metric, digits):
 print(beside_the_guess("st_lpips", 3))
 print(beside_the_guess("psnr", 1))
 #
+# ## A good start, or only a late one?
+#
+# A run that starts at strength 0.3 spends all its turns in the last part of the diffusion, where steps are fine. Does that help
+# by itself? `dragkit sweep starts` has a control: the same strengths from **flat grey**, which knows nothing. All runs
+# have as many turns, on the same validation photos.
+
+# %% mystnb={"image": {"alt": "Two curves with bands over the strength: mean ST-LPIPS of DRAG from the guess and from flat grey after block 12, with horizontal lines for the guess itself and for DRAG from noise", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against the strength, from the guess and from flat grey; block 12. Means and 95 % intervals.", "name": "fig-starts-recorded"}}
+began = pages.recorded("starts")
+print(pages.origin(began) if began else pages.missing("starts"))
+
+
+def by_strength(run, at, metric):
+    """Arguments of `plots.curves`: both starts over the strength at one cut."""
+    ways = {
+        way: [run["rows"][f"{way}, strength {s}, {at}"][metric] for s in run["strengths"]] for way in ("guess", "grey")
+    }
+    names = {"guess": "from the guess", "grey": "from grey"}
+    return {
+        "lines": {names[way]: [cell["mean"] for cell in cells] for way, cells in ways.items()},
+        "bands": {
+            names[way]: ([cell["ci"][0] for cell in cells], [cell["ci"][1] for cell in cells])
+            for way, cells in ways.items()
+        },
+        "x": run["strengths"],
+        "levels": {
+            "the guess itself": run["rows"][f"the guess itself, {at}"][metric]["mean"],
+            "from noise": run["rows"][f"noise, {at}"][metric]["mean"],
+        },
+        "points": True,
+    }
+
+
+plots.curves(**by_strength(began, "block:12", "st_lpips"), xlabel="strength", ylabel="ST-LPIPS") if began else None
+
+# %%
+for cut in began["blocks"] if began else ():
+    rows = began["rows"]
+    tried_starts = {s: f"guess, strength {s}, {cut}" for s in began["strengths"]}
+    nearest = min(tried_starts, key=lambda s: rows[tried_starts[s]]["st_lpips"]["mean"])
+    print(f"{cut}: of the strengths, {nearest} has the lowest mean ST-LPIPS from the guess.")
+    for name in (f"noise, {cut}", f"the guess itself, {cut}", f"grey, strength {nearest}, {cut}"):
+        change = comparison.difference(rows, tried_starts[nearest], name, "st_lpips")
+        side = "closer" if change.high < 0 else "further" if change.low > 0 else "not told apart"
+        print(f"  minus '{name}': {change.mean:+.3f} ({change.low:+.3f} to {change.high:+.3f}), {side}.")
+    late = comparison.difference(rows, f"grey, strength 0.5, {cut}", f"noise, {cut}", "st_lpips")
+    helps = "helps" if late.high < 0 else "hurts" if late.low > 0 else "is not told apart from none"
+    print(f"  A late start alone (grey, strength 0.5) {helps}: {late.mean:+.3f} ({late.low:+.3f} to {late.high:+.3f}).")
+
+# %% [markdown]
+# The strength of the lowest mean was named after looking at these photos, which suits a curve and not a choice of settings.
+#
 # ## From two photos to a result
 #
 # `dragkit sweep baselines` ran inverse network, DRAG and DRAG++ on the same validation photos at several depths, DRAG and

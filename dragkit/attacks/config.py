@@ -114,10 +114,9 @@ class DragConfig:
         )
 
     @classmethod
-    def small_plus(cls, turns: int = 100) -> DragConfig:
+    def small_plus(cls, turns: int = 100, strength: float = 0.3) -> DragConfig:
         """`small` from a first guess: `turns` iterations in the last part of the diffusion."""
-        whole = cls.small(turns)
-        return whole.with_(num_steps=min(1000, round(whole.num_steps / 0.3)), strength=0.3)
+        return cls.small(turns).with_(num_steps=min(1000, round(turns / strength)), strength=strength)
 
     @classmethod
     def paper_plus(cls) -> DragConfig:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from dragkit.attacks.config import DragConfig
@@ -69,3 +71,12 @@ def drag_plus_plus(
         checkpoint=checkpoint,
     )
     return replace(found, seconds=found.seconds + first.seconds)
+
+
+def drag_from_grey(h: Tensor, client: SplitClient, prior: Prior, config: DragConfig, **rest: Any) -> Reconstruction:
+    """DRAG from flat grey under noise in the place of a guess: the control that tells a good start from a late one.
+
+    Args, returns, raises: as `drag`; `config.strength` says how much of the diffusion is run.
+    """
+    grey = torch.full((len(h), 3, prior.image_size, prior.image_size), 0.5, device=h.device)
+    return drag(h, client, prior, config, start=grey, **rest)

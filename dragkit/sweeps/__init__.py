@@ -18,6 +18,7 @@ from dragkit.sweeps.nopeek import nopeek
 from dragkit.sweeps.pixel_space import pixels
 from dragkit.sweeps.published import published
 from dragkit.sweeps.randomness import randomness
+from dragkit.sweeps.start import starts
 from dragkit.sweeps.tokens import tokens
 from dragkit.sweeps.transport import transport
 from dragkit.sweeps.tuning import search
@@ -30,6 +31,7 @@ SWEEPS: dict[str, Callable[..., Path]] = {
     "rates": rates,
     "retrieval": retrieval,
     "budgets": budgets,
+    "starts": starts,
     "pixels": pixels,
     "published": published,
     "defence_noise": noise,

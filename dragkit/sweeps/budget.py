@@ -81,7 +81,11 @@ def equal_cases(client: str, at: str, turns: int, n: int) -> dict[str, Case]:
 
 
 def available(client: str, at: str) -> list[str]:
-    """The methods whose models are shipped for this client and cut."""
+    """The methods, variants apart, whose models are shipped for this client and cut."""
     shipped = zoo.names()
     known = Case(DragConfig.ci(), at, client=client).knowledge()
-    return [name for name, m in METHODS.items() if all(model in shipped for model in known.names(m.uses))]
+    return [
+        name
+        for name, method in METHODS.items()
+        if not method.variant and all(model in shipped for model in known.names(method.uses))
+    ]

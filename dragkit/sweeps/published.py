@@ -39,7 +39,9 @@ def published(n: int = 8, blocks: tuple[str, ...] = BLOCKS, folder: Path | None 
         cases = {f"{METHODS[name].label}, {at}": Case(SETTINGS[name], at, method=name, n=n, **FAST) for name in here}
         cases[f"{OURS}, {at}"] = Case(DragConfig.small(TURNS), at, n=n, **FAST)
         found, _ = compare(f"published-{at.replace(':', '-')}", cases)
-        rows |= {label: row | {"at": at} for label, row in found.items()}
+        for label in cases:
+            found[label] |= {"method": label.removesuffix(f", {at}"), "at": at}
+        rows |= found
         made += [_beats(rows, name, at) for name in here if name in ("rmle", "lm", "glass")]
     command = f"dragkit sweep published --n {n} --blocks {','.join(blocks)}"
     return claims.write("published", command, SEEDS, made, {"blocks": list(blocks), "rows": rows}, folder)

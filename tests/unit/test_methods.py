@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dragkit import methods, zoo
-from dragkit.attacks import DragConfig, LikelihoodConfig, RmleConfig
+from dragkit.attacks import DragConfig, LikelihoodConfig, RmleConfig, drag
 from dragkit.attacks.inverse import InverseConfig
 from dragkit.experiment import Case
 from dragkit.generator import WEncoder
@@ -31,6 +31,24 @@ def test_glass_plus_starts_from_the_encoder_and_spends_everything_on_styles():
     found = methods.METHODS["glass++"].run(client(torch.rand(2, 3, 64, 64)), client, known, case.config, 0)
     assert found.images.shape == (2, 3, 64, 64) and found.nfe == 3 and found.trace["distance"].shape == (3, 2)
     assert known.names(("gan", "encoder")) == ["gan64", "gan64-encoder/vit-imagenette64/block-2"]
+
+
+def test_drag_from_grey_is_drag_from_a_grey_guess_and_knows_no_more():
+    client = zoo.load_client(at="block:2")
+    h = client(torch.rand(2, 3, 64, 64))
+    case = Case(DragConfig.small_plus(3, strength=0.5), "block:2", method="drag-grey")
+    known = case.knowledge()
+    found = methods.METHODS["drag-grey"].run(h, client, known, case.config, 0)
+    grey = torch.full((2, 3, 64, 64), 0.5)
+    assert torch.equal(found.images, drag(h, client, known.diffusion, case.config, start=grey, seeds=0).images)
+    assert found.nfe == 3 + 1
+    assert found.threat == methods.ATTACKER
+
+
+def test_variants_are_no_rows_of_the_comparisons():
+    here = budget.available(zoo.CLIENT, "block:12")
+    assert {"drag", "drag++", "rmle", "lm", "glass", "glass++", "inverse"} == set(here)
+    assert all(not methods.METHODS[name].variant for name in here)
 
 
 def test_method_follows_from_the_settings():
@@ -73,3 +91,6 @@ def test_budgets_of_the_small_presets_are_what_they_say():
         plus = DragConfig.small_plus(turns)
         kept = max(1, int(plus.strength * plus.num_steps))
         assert abs(kept * plus.recurrence - turns) <= 2 * plus.recurrence
+    for strength in (0.1, 0.5, 0.7):
+        plus = DragConfig.small_plus(48, strength)
+        assert plus.strength == strength and int(strength * plus.num_steps) in (47, 48)

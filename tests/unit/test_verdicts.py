@@ -29,6 +29,7 @@ def faked(monkeypatch, tmp_path):
     monkeypatch.setattr(experiment, "run", run)
     monkeypatch.setattr("dragkit.sweeps.tuning.run", run)
     monkeypatch.setattr("dragkit.sweeps.pixel_space.run", run)
+    monkeypatch.setattr("dragkit.sweeps.ingredients.run", run)
     monkeypatch.setattr(
         experiment,
         "references",
@@ -180,3 +181,26 @@ def test_published_budgets_are_compared_block_by_block(faked):
     made = _claims(folder)
     assert made["published-drag-beats-rmle/block-3"]["holds"] and made["published-drag-beats-lm/block-3"]["holds"]
     assert not made["published-drag-beats-glass/block-3"]["holds"]  # equal is not better
+
+
+def test_budgets_give_every_method_the_same_time_and_the_inverse_network_one_pass(faked, monkeypatch):
+    use, folder = faked
+    monkeypatch.setattr("dragkit.sweeps.budget.available", lambda client, at: ["drag", "rmle", "inverse"])
+    monkeypatch.setattr("dragkit.sweeps.budget.seconds_per_iteration", lambda *given: {"drag": 1.0, "rmle": 0.25})
+    seen = use(lambda case: 0.1)
+    rows = json.loads(sweeps.SWEEPS["budgets"](n=6, folder=folder).read_text())["rows"]
+    assert {case.config.iterations for case in seen if case.name == "rmle"} == {80, 160, 320, 640}
+    assert rows["DRAG, 160 turns"]["turns"] == 160 and "turns" not in rows["inverse network"]
+    assert len(rows) == 4 + 4 + 1
+
+
+def test_a_good_start_is_told_from_a_late_one(faked):
+    use, folder = faked
+    seen = use(lambda case: 0.1 if case.name == "drag++" else 0.3)
+    told = json.loads(sweeps.SWEEPS["starts"](turns=40, n=6, blocks=("block:6",), folder=folder).read_text())
+    assert {case.config.strength for case in seen if case.name == "drag-grey"} == {0.1, 0.3, 0.5, 0.7}
+    assert {"noise, block:6", "the guess itself, block:6"} < set(told["rows"])
+    assert _claims(folder)["guess-beats-grey/block-6"]["holds"]
+    use(lambda case: 0.1)  # only the late start counts
+    sweeps.SWEEPS["starts"](turns=40, n=6, blocks=("block:6",), folder=folder)
+    assert not _claims(folder)["guess-beats-grey/block-6"]["holds"]
