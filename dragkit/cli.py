@@ -496,7 +496,7 @@ def sweep(
     name: Annotated[
         str,
         typer.Argument(
-            help="search, baselines, retrieval, ablations, recurrence_curve, rates, budgets, pixels, published, "
+            help="search, baselines, retrieval, ablations, recurrence_curve, rates, budgets, starts, pixels, published, "
             "defence_noise, defence_tokens, defence_transport, defence_nopeek, defence_disco, defence_randomness, bounds or bits"
         ),
     ],
@@ -504,7 +504,7 @@ def sweep(
     turns: Annotated[int, typer.Option(help="turns of DRAG, whose time the other methods get too")] = 0,
     client: Annotated[str, typer.Option(help="baselines: an embedded client")] = "",
     blocks: Annotated[
-        str, typer.Option(help="baselines, ablations, pixels and published: such as block:6,block:12")
+        str, typer.Option(help="baselines, ablations, starts, pixels and published: such as block:6,block:12")
     ] = "",
 ) -> None:
     """Compare attacks on the same photos (resumable) and write claims and data into book/results."""

@@ -20,6 +20,13 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "st_lpips": metrics.st_lpips,
 }
 Rows = dict[str, dict[str, Any]]
+TRAINED_FOR = (
+    "nopeek-",
+    "disco-",
+    "server/",
+    "inverse/",
+    "gan64-encoder/",
+)  # names of models for one defence or one cut
 
 
 def score(images: Tensor, photos: Tensor) -> dict[str, list[float]]:
@@ -66,6 +73,17 @@ def compare(name: str, cases: Mapping[str, Case], panel: int = 8) -> tuple[Rows,
     shown = torch.cat([i[:panel] for i in images.values()])
     save_image(grid(shown, columns=min(panel, len(first.photos))), data.cache_dir() / "panels" / f"{name}.png")
     return rows, images
+
+
+def trained_models(names: list[str]) -> Rows:
+    """How those of the models that were trained for a defence or a cut came to be, and what was measured.
+
+    They need not be on every machine.
+    """
+    cards = {name: zoo.card(name) for name in names if name.startswith(TRAINED_FOR)}
+    return {
+        name: {key: card[key] for key in ("command", "config", "recipe", "measured")} for name, card in cards.items()
+    }
 
 
 def difference(rows: Rows, a: str, b: str, metric: str) -> metrics.Interval:

@@ -250,7 +250,7 @@ if budget == "paper":
     settings["drag"] = DragConfig.paper()
 here = [name for name in settings if name in available(zoo.CLIENT, at)]
 absent = [METHODS[name].label for name in settings if name not in here]
-print("Methods whose models are shipped: " + ", ".join(METHODS[name].label for name in here) + ".")
+print("Methods whose models are at hand: " + ", ".join(METHODS[name].label for name in here) + ".")
 if absent:
     print("Missing: " + ", ".join(absent) + ".")
 

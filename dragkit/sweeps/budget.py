@@ -81,11 +81,10 @@ def equal_cases(client: str, at: str, turns: int, n: int) -> dict[str, Case]:
 
 
 def available(client: str, at: str) -> list[str]:
-    """The methods, variants apart, whose models are shipped for this client and cut."""
-    shipped = zoo.names()
+    """The methods, variants apart, whose models are shipped for this client and cut, or were trained on this machine."""
     known = Case(DragConfig.ci(), at, client=client).knowledge()
     return [
         name
         for name, method in METHODS.items()
-        if not method.variant and all(model in shipped for model in known.names(method.uses))
+        if not method.variant and all(zoo.available(model) for model in known.names(method.uses))
     ]

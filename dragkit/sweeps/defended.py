@@ -12,7 +12,7 @@ from torch import Tensor
 from dragkit import claims, metrics, utility, zoo
 from dragkit.attacks import DragConfig, InverseConfig
 from dragkit.claims import Claim
-from dragkit.comparison import Rows, claim, compare
+from dragkit.comparison import Rows, claim, compare, trained_models
 from dragkit.embedding import independent_embedding
 from dragkit.experiment import Case
 from dragkit.identification import Gallery, identify
@@ -24,7 +24,6 @@ AT = "block:6"  # half of the in-house ViT: the plain attack succeeds, and the s
 TURNS = 40
 OPEN = "undefended"
 PRIOR = "prior only"
-TRAINED_FOR = ("nopeek-", "disco-", "server/", "inverse/")  # how the names of such models begin
 
 
 def attacked(
@@ -67,21 +66,13 @@ def study(name: str, cases: Mapping[str, Case]) -> Rows:
             row |= {"client": case.client, "server": case.client, "defence": case.defence or "", "reply": case.adaptive}
             row |= {"method": case.name, "queries": case.queries}
             row["accuracy"] = list(utility.measured_accuracy(case.client, case.at, case.defence or ""))
-            row["models"] = _models([case.client, *case.knowledge().names(METHODS[case.name].uses)])
+            row["models"] = trained_models([case.client, *case.knowledge().names(METHODS[case.name].uses)])
     for label, case in cases.items():
         if case.defence and (server := trained_server(case.defence, case.client)):
             accuracy = list(utility.measured_accuracy(server, case.at, case.defence))
-            models = rows[label]["models"] | _models([server])
+            models = rows[label]["models"] | trained_models([server])
             rows[f"{label}, trained server"] = rows[label] | {"server": server, "accuracy": accuracy, "models": models}
     return rows
-
-
-def _models(names: list[str]) -> Rows:
-    """How the models that were trained for a defence came to be, and what was measured: they need not be on every machine."""
-    cards = {name: zoo.card(name) for name in names if name.startswith(TRAINED_FOR)}
-    return {
-        name: {key: card[key] for key in ("command", "config", "recipe", "measured")} for name, card in cards.items()
-    }
 
 
 def changed(model: dict[str, Any], base: dict[str, Any]) -> str:

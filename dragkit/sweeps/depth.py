@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dragkit import claims, zoo
 from dragkit.claims import Claim
-from dragkit.comparison import Rows, compare, gap
+from dragkit.comparison import Rows, compare, gap, trained_models
 from dragkit.measurements import PAPER, SEEDS
 from dragkit.methods import METHODS
 from dragkit.sweeps.budget import equal_cases
@@ -21,14 +21,20 @@ def baselines(
     blocks: tuple[str, ...] = BLOCKS,
     folder: Path | None = None,
 ) -> Path:
-    """Every method whose knowledge is in the zoo, at every block, for the seconds that DRAG needs for `turns` turns."""
+    """Every method whose models are at hand, at every block, for the seconds that DRAG needs for `turns` turns."""
     rows: Rows = {}
     short = "vit" if client == zoo.CLIENT else "focus"
     for at in blocks:
         cases = equal_cases(client, at, turns, n)
         found, _ = compare(f"baselines-{short}-{at.replace(':', '-')}", cases)
         for label, case in cases.items():
-            found[label] |= {"method": METHODS[case.name].label, "at": at, "config": vars(case.config)}
+            models = trained_models(case.knowledge().names(METHODS[case.name].uses))
+            found[label] |= {
+                "method": METHODS[case.name].label,
+                "at": at,
+                "config": vars(case.config),
+                "models": models,
+            }
         rows |= found
     made = [c for name in ("rmle", "lm", "glass", "glass++", "inverse") for c in _beats(rows, name, client, blocks)]
     made += _plus_improves(rows, client, blocks)
