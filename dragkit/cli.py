@@ -503,9 +503,7 @@ def sweep(
     n: Annotated[int, typer.Option(help="photos; 0 is the sweep's own number")] = 0,
     turns: Annotated[int, typer.Option(help="turns of DRAG, whose time the other methods get too")] = 0,
     client: Annotated[str, typer.Option(help="baselines: an embedded client")] = "",
-    blocks: Annotated[
-        str, typer.Option(help="baselines, ablations, starts, pixels and published: such as block:6,block:12")
-    ] = "",
+    blocks: Annotated[str, typer.Option(help="of sweeps over several cuts: such as block:6,block:12")] = "",
 ) -> None:
     """Compare attacks on the same photos (resumable) and write claims and data into book/results."""
     from dragkit.sweeps import SWEEPS

@@ -144,5 +144,11 @@ def summaries(result: dict[str, Any], metric: str) -> dict[str, tuple[float, flo
     return {name: (value["mean"], *value["ci"]) for name, value in found.items()}
 
 
+def at_block(result: dict[str, Any], at: str) -> dict[str, Any]:
+    """Recorded data of one block: its rows ("DRAG, block:6") without the block in their names, and the reference rows."""
+    rows = {name: row for name, row in result["rows"].items() if ", block" not in name or name.endswith(f", {at}")}
+    return {"rows": {name.removesuffix(f", {at}"): row for name, row in rows.items()}}
+
+
 def _per_photo(row: Any) -> dict[str, list[float]]:
     return row.get("per_photo", {}) if isinstance(row, dict) else {}

@@ -12,10 +12,20 @@ from dragkit.measurements import PAPER, SEEDS
 from dragkit.methods import METHODS
 from dragkit.sweeps.budget import FAST, equal_cases
 
+BLOCKS = ("block:6", "block:12")  # claims are about the last one
 
-def ablations(
-    turns: int = 100, n: int = 32, blocks: tuple[str, ...] = ("block:12",), folder: Path | None = None
-) -> Path:
+
+def _at_every_block(name: str, settings: dict[str, DragConfig], blocks: tuple[str, ...], n: int) -> Rows:
+    """Rows "<label>, <block>", and the reference rows."""
+    rows: Rows = {}
+    for at in blocks:
+        cases = {f"{label}, {at}": Case(config, at, n=n, **FAST) for label, config in settings.items()}
+        found, _ = compare(f"{name}-{at.replace(':', '-')}", cases)
+        rows |= {label: row | {"at": at} for label, row in found.items()}
+    return rows
+
+
+def ablations(turns: int = 48, n: int = 32, blocks: tuple[str, ...] = BLOCKS, folder: Path | None = None) -> Path:
     """DRAG with one ingredient changed at a time, the same number of turns."""
     base = DragConfig.small(turns)
     changed = {
@@ -36,11 +46,7 @@ def ablations(
         "decode the last latent": base.with_(final_tweedie=False),
         "published settings": DragConfig(num_steps=turns // 4, recurrence=4),
     }
-    rows: Rows = {}
-    for at in blocks:
-        cases = {f"{label}, {at}": Case(config, at, n=n, **FAST) for label, config in changed.items()}
-        found, _ = compare(f"ablations-{at.replace(':', '-')}", cases)
-        rows |= {label: row | {"at": at} for label, row in found.items()}
+    rows = _at_every_block("ablations", changed, blocks, n)
     at, made = blocks[-1], []
     for id_, label, statement in (
         ("tweedie-needed", "no Tweedie", "Without Tweedie's estimate the reconstruction is further from the photo"),
@@ -64,41 +70,40 @@ def ablations(
 
 
 def recurrence_curve(
-    turns: int = 160, steps: int = 10, n: int = 32, at: str = "block:12", folder: Path | None = None
+    turns: int = 96, steps: int = 10, n: int = 32, blocks: tuple[str, ...] = BLOCKS, folder: Path | None = None
 ) -> Path:
     """k = 1 ... 16 at the same number of turns (fewer steps), and at the same number of steps (more turns)."""
     ks = (1, 2, 4, 8, 16)
     base = DragConfig.small(turns)
-    cases = {
-        f"k={k}, equal turns": Case(base.with_(num_steps=turns // k, recurrence=k), at, n=n, **FAST) for k in ks
-    } | {f"k={k}, equal steps": Case(base.with_(num_steps=steps, recurrence=k), at, n=n, **FAST) for k in ks}
-    rows, _ = compare("recurrence-curve", cases)
-    best = max(ks, key=lambda k: rows[f"k={k}, equal turns"]["ms_ssim"]["mean"])
+    settings = {f"k={k}, equal turns": base.with_(num_steps=turns // k, recurrence=k) for k in ks}
+    settings |= {f"k={k}, equal steps": base.with_(num_steps=steps, recurrence=k) for k in ks}
+    rows, at = _at_every_block("recurrence-curve", settings, blocks, n), blocks[-1]
+    best = max(ks, key=lambda k: rows[f"k={k}, equal turns, {at}"]["ms_ssim"]["mean"])
     made = gap(
         "recurrence-curve",
         f"At {at} with the same {turns} turns, 16 turns per step give a higher MS-SSIM than 1 (best mean: k={best})",
         rows,
-        "k=16, equal turns",
-        "k=1, equal turns",
+        f"k=16, equal turns, {at}",
+        f"k=1, equal turns, {at}",
         "ms_ssim",
         1,
         source=f"{PAPER}, ablation",
         notebook="05_recurrence",
     )
-    command = f"dragkit sweep recurrence_curve --turns {turns} --n {n}"
-    told = {"turns": turns, "steps": steps, "at": at, "rows": rows}
+    command = f"dragkit sweep recurrence_curve --turns {turns} --n {n} --blocks {','.join(blocks)}"
+    told = {"turns": turns, "steps": steps, "blocks": list(blocks), "rows": rows}
     return claims.write("recurrence_curve", command, SEEDS, [made], told, folder)
 
 
-def rates(turns: int = 100, n: int = 32, at: str = "block:12", folder: Path | None = None) -> Path:
+def rates(turns: int = 48, n: int = 32, blocks: tuple[str, ...] = BLOCKS, folder: Path | None = None) -> Path:
     """Guidance rate: too low ignores the message, too high leaves the prior."""
     chosen = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
     base = DragConfig.small(turns)
-    cases = {f"rate {r}": Case(base.with_(guidance_rate=r), at, n=n, **FAST) for r in chosen}
-    rows, _ = compare("rates", cases)
-    best = min(chosen, key=lambda r: rows[f"rate {r}"]["st_lpips"]["mean"])
+    settings = {f"rate {r}": base.with_(guidance_rate=r) for r in chosen}
+    rows, at = _at_every_block("rates", settings, blocks, n), blocks[-1]
+    best = min(chosen, key=lambda r: rows[f"rate {r}, {at}"]["st_lpips"]["mean"])
     inside = chosen[0] < best < chosen[-1]
-    gaps = [difference(rows, f"rate {r}", f"rate {best}", "st_lpips") for r in (chosen[0], chosen[-1])]
+    gaps = [difference(rows, f"rate {r}, {at}", f"rate {best}, {at}", "st_lpips") for r in (chosen[0], chosen[-1])]
     worst = min(gaps, key=lambda gap: gap.low)
     made = claim(
         "guidance-rate-tradeoff",
@@ -111,8 +116,8 @@ def rates(turns: int = 100, n: int = 32, at: str = "block:12", folder: Path | No
         key="st_lpips difference",
         notebook="07_ablations",
     )
-    command = f"dragkit sweep rates --turns {turns} --n {n}"
-    return claims.write("rates", command, SEEDS, [made], {"turns": turns, "at": at, "rows": rows}, folder)
+    command = f"dragkit sweep rates --turns {turns} --n {n} --blocks {','.join(blocks)}"
+    return claims.write("rates", command, SEEDS, [made], {"turns": turns, "blocks": list(blocks), "rows": rows}, folder)
 
 
 def budgets(n: int = 32, at: str = "block:12", folder: Path | None = None) -> Path:

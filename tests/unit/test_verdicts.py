@@ -80,7 +80,7 @@ def test_deep_compares_at_the_deepest_readable_block(faked, monkeypatch):
 def test_ablation_verdicts_follow_the_measurement(faked):
     use, folder = faked
     use(lambda case: 0.3 if not case.config.tweedie else 0.05)
-    out = sweeps.ablations(turns=20, n=6, folder=folder)
+    out = sweeps.ablations(turns=20, n=6, blocks=("block:12",), folder=folder)
     rows = json.loads(out.read_text())["rows"]
     assert "no Adam, block:12" in rows and rows["DRAG, block:12"]["seconds_per_photo"] == 0.5
     made = _claims(folder)
@@ -91,7 +91,7 @@ def test_ablation_verdicts_follow_the_measurement(faked):
 def test_recurrence_curve_keeps_turns_or_steps(faked):
     use, folder = faked
     seen = use(lambda case: 0.2 / case.config.recurrence)
-    sweeps.recurrence_curve(turns=32, steps=5, n=6, folder=folder)
+    sweeps.recurrence_curve(turns=32, steps=5, n=6, blocks=("block:12",), folder=folder)
     turns = [c.config.num_steps * c.config.recurrence for c in seen[:5]]
     assert turns == [32] * 5 and [c.config.num_steps for c in seen[5:]] == [5] * 5
     made = _claims(folder)["recurrence-curve"]
@@ -101,10 +101,10 @@ def test_recurrence_curve_keeps_turns_or_steps(faked):
 def test_rates_need_an_optimum_inside(faked):
     use, folder = faked
     use(lambda case: 0.02 + abs(case.config.guidance_rate - 0.2))
-    sweeps.rates(turns=20, n=6, folder=folder)
+    sweeps.rates(turns=20, n=6, blocks=("block:12",), folder=folder)
     assert _claims(folder)["guidance-rate-tradeoff"]["holds"]
     use(lambda case: 0.5 - 0.5 * case.config.guidance_rate)
-    sweeps.rates(turns=20, n=6, folder=folder)
+    sweeps.rates(turns=20, n=6, blocks=("block:12",), folder=folder)
     assert not _claims(folder)["guidance-rate-tradeoff"]["holds"]
 
 
