@@ -15,16 +15,16 @@ from dragkit.methods import METHODS
 from dragkit.metrics import st_lpips
 from dragkit.sweeps.budget import FAST, equal_seconds, with_iterations
 
-RATES = (0.1, 0.2, 0.4, 0.8)
+RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 LATENT, PIXELS = METHODS["drag"].label, METHODS["drag-pixel"].label
 
 
 def pixels(
     turns: int = 80, n: int = 32, blocks: tuple[str, ...] = ("block:6", "block:12"), folder: Path | None = None
 ) -> Path:
-    """Both priors at every block; the guidance rate in pixels is chosen on eight training photos at the last block."""
+    """Both priors at every block; the guidance rate in pixels is chosen on sixteen training photos at the last block."""
     config = with_iterations("drag-pixel", turns)
-    rates = {rate: _on_training_photos(_in_pixels(config, rate, blocks[-1], n=8)) for rate in RATES}
+    rates = {rate: _on_training_photos(_in_pixels(config, rate, blocks[-1], n=16)) for rate in RATES}
     rate = min(rates, key=lambda tried: rates[tried])
     rows: Rows = {}
     made: list[Claim] = []
