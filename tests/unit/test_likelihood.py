@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dragkit.attacks.likelihood import LikelihoodConfig, SkipNetwork, first_weights, likelihood
+from dragkit.attacks.likelihood import LikelihoodConfig, SkipNetwork, Unit, first_weights, likelihood
 from dragkit.client import SplitClient
 
 SMALL = LikelihoodConfig(iterations=60, channels=(8, 12), inputs=4, skip=2, image_size=16)
@@ -75,3 +75,10 @@ def test_first_weights_belong_to_the_seed():
 def test_configuration_is_checked(change, message):
     with pytest.raises(ValueError, match=message):
         SMALL.with_(**change)
+
+
+def test_channels_of_zeros_change_nothing():
+    torch.manual_seed(0)
+    unit, x = Unit(20, 16, 3), torch.rand(2, 20, 8, 8)
+    plain = torch.nn.functional.leaky_relu(unit.norm(unit.conv(x)), 0.2)
+    torch.testing.assert_close(unit(x), plain, rtol=1e-5, atol=1e-5)

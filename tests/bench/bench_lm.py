@@ -1,0 +1,40 @@
+"""LM's networks with and without channels of zeros, side by side: `python tests/bench/bench_lm.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from bench_drag import alternate
+from rich.console import Console
+from rich.table import Table
+from torch.func import functional_call, vmap
+
+from dragkit.attacks import LikelihoodConfig
+from dragkit.attacks import likelihood as module  # the function; its globals hold the constant
+from dragkit.attacks.likelihood import EVEN, first_weights
+
+
+def main(batch: int = 8) -> None:
+    table = Table("network", "ms per iteration, padded", "unpadded", "ratio")
+    for name, config in {"paper": LikelihoodConfig.paper(), "fast": LikelihoodConfig.fast()}.items():
+        network, weights = first_weights(config, range(batch), torch.zeros(1))
+        x = torch.rand(batch, config.inputs, config.image_size, config.image_size)
+
+        def step(even: int, network=network, weights=weights, x=x) -> Callable[[], None]:
+            def run() -> None:
+                module.__globals__["EVEN"] = even
+                leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+                drawn = vmap(lambda p, z: functional_call(network, p, (z[None],))[0])(leaves, x)
+                torch.autograd.grad(drawn.square().sum(), list(leaves.values()))
+
+            return run
+
+        found = alternate({"padded": step(EVEN), "unpadded": step(1)})
+        ratio = found["unpadded"] / found["padded"]
+        table.add_row(name, *(f"{seconds * 1e3:.0f}" for seconds in found.values()), f"{ratio:.2f}x")
+    Console().print(f"{torch.get_num_threads()} threads, torch {torch.__version__}", table)
+
+
+if __name__ == "__main__":
+    main()
