@@ -167,6 +167,7 @@ Steps = Annotated[
 ]
 Minutes = Annotated[float, typer.Option(help="end the run by the clock; 0 leaves it to --steps")]
 Crop = Annotated[float, typer.Option(help="smallest random crop, as a share of the photo's area")]
+PriorName = Annotated[str, typer.Option(help="of the prior that the part belongs to")]
 Ship = Annotated[bool, typer.Option(help="put the finished model into dragkit/zoo")]
 
 
@@ -179,6 +180,7 @@ def autoencoder(
     perceptual_share: float = 0.125,
     channels: Annotated[str, typer.Option(help="width of each level")] = "24,48,96,192",
     crop: Crop = 1.0,
+    name: PriorName = "imagenette64",
     minutes: Minutes = 0.0,
     device: str = "auto",
     seed: int = 0,
@@ -195,7 +197,7 @@ def autoencoder(
     config = TrainConfig(
         steps, batch, lr, warmup=300, ema=0.998, decay=0.35, device=device, seed=seed, minutes=minutes or None
     )
-    _done(commands.train_autoencoder(config, recipe), "autoencoder", ship)
+    _done(commands.train_autoencoder(config, recipe, name), commands.part_run(name, "vae"), ship)
 
 
 @train_app.command()
@@ -206,6 +208,7 @@ def prior(
     channels: Annotated[str, typer.Option(help="width of each level")] = "96,176",
     dropout: float = 0.0,
     crop: Crop = 1.0,
+    name: PriorName = "imagenette64",
     minutes: Minutes = 0.0,
     device: str = "auto",
     seed: int = 0,
@@ -217,7 +220,8 @@ def prior(
     from dragkit.training.prior import PriorRecipe
 
     config = TrainConfig(steps, batch, lr, ema=0.999, device=device, seed=seed, minutes=minutes or None)
-    _done(commands.train_prior(config, PriorRecipe(_numbers(channels), dropout=dropout, crop=crop)), "prior", ship)
+    recipe = PriorRecipe(_numbers(channels), dropout=dropout, crop=crop)
+    _done(commands.train_prior(config, recipe, name), commands.part_run(name, "unet"), ship)
 
 
 @train_app.command()
@@ -479,13 +483,14 @@ def measure(
     steps: Annotated[int, typer.Option(help="recurrence: DDIM steps")] = 0,
     at: Annotated[str, typer.Option(help="deep: split point")] = "",
     iterations: Annotated[int, typer.Option(help="deep: iterations of each attack")] = 0,
+    beside: Annotated[str, typer.Option(help="noise: another prior, trained on this machine")] = "",
 ) -> None:
     """Run a measurement (resumable) and write its claims and data into book/results."""
     from dragkit.measurements import MEASUREMENTS
 
     if name not in MEASUREMENTS:
         raise ValueError(f"there is no measurement {name!r}; there are {', '.join(MEASUREMENTS)}")
-    chosen: dict[str, Any] = {"n": n, "num_steps": steps, "at": at, "iterations": iterations}
+    chosen: dict[str, Any] = {"n": n, "num_steps": steps, "at": at, "iterations": iterations, "beside": beside}
     if name == "models":
         chosen["n_samples"] = chosen.pop("n")
     console.print(f"written: {MEASUREMENTS[name](**{k: v for k, v in chosen.items() if v})}")

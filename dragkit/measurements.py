@@ -191,17 +191,22 @@ def models(n_samples: int = 1000, folder: Path | None = None) -> Path:
     return claims.write("models", f"dragkit measure models --n {n_samples}", [0], made, {"rows": rows}, folder)
 
 
-def noise(folder: Path | None = None) -> Path:
+def noise(beside: str = "", folder: Path | None = None) -> Path:
     """Noise loss of the prior on all validation latents, beside that of the best predictor that knows mean and covariance only.
 
     The size of a noise loss depends on the latents, so it means nothing alone; the Gaussian predictor is what it has to beat.
+
+    Args:
+        beside: name of another prior that was trained on this machine, with an autoencoder of its own, to show that.
     """
     t, losses = _noise_losses(zoo.load_prior())
-    bands = {"all": t >= 0, "t < 333": t < 333, "333 <= t < 667": (t >= 333) & (t < 667), "t >= 667": t >= 667}
-    rows = {
-        name: {band: metrics.bootstrap_ci(values[chosen])._asdict() for band, chosen in bands.items()}
-        for name, values in losses.items()
-    }
+    rows = _by_noise_level(t, losses)
+    told: dict[str, Any] = {"rows": rows}
+    if beside:
+        other = _by_noise_level(*_noise_losses(zoo.load_prior(beside)))
+        cards = {part: zoo.card(f"{beside}/{part}") for part in ("vae", "unet")}
+        made_by = {part: {key: card[key] for key in ("command", "measured", "steps")} for part, card in cards.items()}
+        told["beside"] = {"name": beside, "rows": other, "models": made_by}
     found = metrics.paired_difference(losses["prior"], losses["Gaussian predictor"])
     made = claim(
         "prior-noise-loss",
@@ -216,7 +221,17 @@ def noise(folder: Path | None = None) -> Path:
     )
     measured = {"noise_loss": {"value": rows["prior"]["all"]["mean"], "n": len(t)}}
     zoo.update_card(f"{zoo.PRIOR}/unet", {"measured": measured})
-    return claims.write("noise", "dragkit measure noise", [1], [made], {"rows": rows}, folder)
+    command = "dragkit measure noise" + (f" --beside {beside}" if beside else "")
+    return claims.write("noise", command, [1], [made], told, folder)
+
+
+def _by_noise_level(t: Tensor, losses: dict[str, Tensor]) -> dict[str, dict[str, dict[str, float]]]:
+    """Predictor -> band of timesteps -> mean and interval of its losses."""
+    bands = {"all": t >= 0, "t < 333": t < 333, "333 <= t < 667": (t >= 333) & (t < 667), "t >= 667": t >= 667}
+    return {
+        name: {band: metrics.bootstrap_ci(values[chosen])._asdict() for band, chosen in bands.items()}
+        for name, values in losses.items()
+    }
 
 
 @torch.no_grad()

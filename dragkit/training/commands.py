@@ -37,28 +37,33 @@ def run_folder(name: str) -> Path:
     return cache_dir() / "runs" / name
 
 
-def train_autoencoder(config: TrainConfig, recipe: autoencoder.AutoencoderRecipe) -> Path:
-    """Train and export the autoencoder. Returns the export folder."""
-    device = pick_device(config.device)
+def part_run(prior_name: str, part: str) -> str:
+    """Name of the training run of a prior's part, "vae" or "unet": where `zoo.find` looks for what is not shipped."""
+    return f"{prior_name}/{part}".replace("/", "-")
+
+
+def train_autoencoder(config: TrainConfig, recipe: autoencoder.AutoencoderRecipe, name: str = zoo.PRIOR) -> Path:
+    """Train and export the autoencoder of the prior `name`. Returns the export folder."""
+    device, run = pick_device(config.device), part_run(name, "vae")
     task = autoencoder.AutoencoderTask(recipe, config.batch, config.seed, device)
-    model = fit(task, config, run_folder("autoencoder"))
+    model = fit(task, config, run_folder(run))
     round_to_fp16(task.model, model)
     with torch.no_grad():
         latents = prior.encode_all(task.model, imagenette("train")[0][::4], device)
     task.model.register_to_config(scaling_factor=float(1 / latents.std()))
     measured = measure_autoencoder(task.model, device)
-    return export_model(task.model, "autoencoder", f"{zoo.PRIOR}/vae", measured, config, asdict(recipe))
+    return export_model(task.model, run, f"{name}/vae", measured, config, asdict(recipe), f"autoencoder --name {name}")
 
 
-def train_prior(config: TrainConfig, recipe: prior.PriorRecipe) -> Path:
-    """Train and export the noise predictor on the latents of the embedded autoencoder (or of the run just exported)."""
-    vae = run_folder("autoencoder") / "export"
-    vae = vae if vae.exists() else zoo.verify(f"{zoo.PRIOR}/vae")
+def train_prior(config: TrainConfig, recipe: prior.PriorRecipe, name: str = zoo.PRIOR) -> Path:
+    """Train and export the noise predictor of the prior `name`, on its autoencoder's latents (just exported, or shipped)."""
+    run, vae = part_run(name, "unet"), run_folder(part_run(name, "vae")) / "export"
+    vae = vae if vae.exists() else zoo.verify(f"{name}/vae")
     task = prior.PriorTask(recipe, vae, config.batch, config.seed, pick_device(config.device))
-    model = fit(task, config, run_folder("prior"))
+    model = fit(task, config, run_folder(run))
     round_to_fp16(task.model, model)
     measured = {"noise_loss": {"value": task.evaluate(task.model)["noise_loss"], "n": len(task.val)}}
-    out = export_model(task.model, "prior", f"{zoo.PRIOR}/unet", measured, config, asdict(recipe))
+    out = export_model(task.model, run, f"{name}/unet", measured, config, asdict(recipe), f"prior --name {name}")
     task.scheduler.save_pretrained(out / "scheduler")
     return out
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
 
 from dragkit.attacks.inverse import InverseNetwork
 from dragkit.client import SplitClient
@@ -98,10 +99,20 @@ def file_sha256(path: Path) -> str:
 
 
 def load_prior(name: str = PRIOR, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LatentPrior:
-    """The embedded 64x64 latent diffusion prior."""
-    verify(f"{name}/vae")
-    verify(f"{name}/unet")
-    return LatentPrior.from_pretrained(FOLDER / name, dtype=dtype, device=device)
+    """The embedded 64x64 latent diffusion prior: shipped, or trained on this machine (`dragkit train autoencoder|prior --name`).
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    vae, unet = verify(f"{name}/vae"), verify(f"{name}/unet")
+    if vae.parent == unet.parent:
+        return LatentPrior.from_pretrained(vae.parent, dtype=dtype, device=device)
+    parts = (
+        AutoencoderKL.from_pretrained(vae, torch_dtype=dtype, use_safetensors=True).to(device),
+        UNet2DModel.from_pretrained(unet, torch_dtype=dtype, use_safetensors=True).to(device),
+        DDIMScheduler.from_pretrained(unet / "scheduler"),
+    )
+    return LatentPrior(*parts, name=name)
 
 
 def load_pixel_prior(name: str = PIXEL_PRIOR, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PixelPrior:

@@ -94,13 +94,16 @@ def test_train_command_passes_its_options(monkeypatch, tmp_path):
     from dragkit.training import commands
 
     seen = []
-    monkeypatch.setattr(commands, "train_autoencoder", lambda config, recipe: seen.append((config, recipe)) or tmp_path)
+    monkeypatch.setattr(
+        commands, "train_autoencoder", lambda config, recipe, name: seen.append((config, recipe, name)) or tmp_path
+    )
     result = CliRunner().invoke(
-        cli.app, ["train", "autoencoder", "--steps", "7", "--channels", "8,8,8,8", "--device", "cpu"]
+        cli.app,
+        ["train", "autoencoder", "--steps", "7", "--channels", "8,8,8,8", "--device", "cpu", "--name", "coarse64"],
     )
     assert result.exit_code == 0, result.output
-    config, recipe = seen[0]
-    assert config.steps == 7 and recipe.channels == (8, 8, 8, 8)
+    config, recipe, name = seen[0]
+    assert config.steps == 7 and recipe.channels == (8, 8, 8, 8) and name == "coarse64"
     assert torch.device(config.device).type == "cpu"
 
 
