@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 STEPS = ("spherical", "dps", "ugd", "mpgd")
 SMOOTHING = ("adam", "none")
@@ -114,9 +115,13 @@ class DragConfig:
         )
 
     @classmethod
-    def small_plus(cls, turns: int = 100, strength: float = 0.3) -> DragConfig:
-        """`small` from a first guess: `turns` iterations in the last part of the diffusion."""
-        return cls.small(turns).with_(num_steps=min(1000, round(turns / strength)), strength=strength)
+    def small_plus(cls, turns: int = 100, strength: float = 0.05) -> DragConfig:
+        """`small` from a first guess: about `turns` iterations in the last part of the diffusion, several per step where the part
+        has fewer timesteps. The strength was chosen on training photos (`book/results/starts.json`).
+        """
+        recurrence = ceil(turns / (strength * 1000) - 1e-9)
+        steps = ceil(turns / (recurrence * strength) - 1e-9)
+        return cls.small(turns).with_(num_steps=min(1000, steps), recurrence=recurrence, strength=strength)
 
     @classmethod
     def paper_plus(cls) -> DragConfig:
