@@ -97,7 +97,7 @@ def recurrence_curve(
 
 def rates(turns: int = 48, n: int = 32, blocks: tuple[str, ...] = BLOCKS, folder: Path | None = None) -> Path:
     """Guidance rate: too low ignores the message, too high leaves the prior."""
-    chosen = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+    chosen = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
     base = DragConfig.small(turns)
     settings = {f"rate {r}": base.with_(guidance_rate=r) for r in chosen}
     rows, at = _at_every_block("rates", settings, blocks, n), blocks[-1]
