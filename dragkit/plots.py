@@ -229,29 +229,43 @@ def curves(
             axes.xaxis.set_major_locator(whole)
         if log:
             axes.set_yscale("log")
-        _levels(axes, levels)
+        drawn = [(x, y) for line in values.values() for x, y in zip(across, line, strict=True)]
+        _levels(axes, levels, drawn)
         _finish(figure, axes, xlabel, ylabel, legend=len(values) > 1)
     return figure
 
 
 def _levels(axes: Axes, levels: Mapping[str, float], points: Sequence[tuple[float, float]] = ()) -> None:
-    """Thin horizontal lines; their names stand at the end where fewer of the points are, the right one by default."""
+    """Thin horizontal lines; their names stand at the end where fewer of the points are, the right one by default, and above
+    the line unless the next line is there."""
+    for height in levels.values():
+        axes.axhline(height, color="#6b6b6b", linewidth=1.2, linestyle=(0, (4, 3)))
+    shares = {label: _share(axes, height) for label, height in levels.items()}
     for label, height in levels.items():
         left = _crowd(axes, points, 1, height) > _crowd(axes, points, 0, height)
-        axes.axhline(height, color="#6b6b6b", linewidth=1.2, linestyle=(0, (4, 3)))
-        place: dict[str, Any] = {
-            "xy": (0 if left else 1, height),
-            "xycoords": ("axes fraction", "data"),
-            "textcoords": "offset points",
-        }
-        place |= {"xytext": (2, 3), "ha": "left"} if left else {"xytext": (-2, 3), "ha": "right"}
-        axes.annotate(label, **place, va="bottom", fontsize=SMALL, color="#444444")
+        under = any(0 < other - shares[label] < 0.08 for other in shares.values())
+        axes.annotate(
+            label,
+            (0 if left else 1, height),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            xytext=(2 if left else -2, -3 if under else 3),
+            ha="left" if left else "right",
+            va="top" if under else "bottom",
+            fontsize=SMALL,
+            color="#444444",
+        )
+
+
+def _share(axes: Axes, height: float) -> float:
+    """Where a value lies on the y axis, 0 at its lower end and 1 at its upper one."""
+    return float(axes.transAxes.inverted().transform(axes.transData.transform((axes.get_xlim()[0], height)))[1])
 
 
 def _crowd(axes: Axes, points: Sequence[tuple[float, float]], end: int, height: float) -> int:
     """How many points would stand in the name of a level at this height, at the left end (0) or the right one (1)."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    at = [((x - left) / (right - left), (y - height) / (high - low)) for x, y in points]
+    (left, right), own = axes.get_xlim(), _share(axes, height)
+    at = [((x - left) / (right - left), _share(axes, y) - own) for x, y in points]
     return sum(abs(x - end) < 0.25 and -0.03 < y < 0.08 for x, y in at)
 
 

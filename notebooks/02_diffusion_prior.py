@@ -301,6 +301,47 @@ if run:
         )
 
 # %% [markdown]
+# Is a prior with a lower noise loss a better one? Only on the same latents. The same kind of prior was trained once more, on the latents of a
+# smaller autoencoder that had less training. Latents that keep less of the photo are easier to tell from noise:
+
+# %%
+other = run.get("beside") if run else None
+compared = {zoo.PRIOR: (zoo.card(f"{zoo.PRIOR}/vae")["measured"], run["rows"])} if other else {}
+if other:
+    compared[other["name"]] = (other["models"]["vae"]["measured"], other["rows"])
+losses = {
+    name: [rows[p]["all"]["mean"] for p in ("prior", "Gaussian predictor")] for name, (_, rows) in compared.items()
+}
+pages.table(
+    ["prior", "PSNR of the autoencoder (dB)", "SSIM", "noise loss", "of a Gaussian predictor", "ratio"],
+    [
+        [
+            name,
+            f"{vae['psnr']['value']:.1f}",
+            vae["ssim"]["value"],
+            *losses[name],
+            f"{losses[name][0] / losses[name][1]:.2f}",
+        ]
+        for name, (vae, _) in compared.items()
+    ],
+) if compared else print(
+    "Not recorded here: `dragkit measure noise --beside NAME` takes another prior that was trained on this machine."
+)
+
+# %%
+if compared:
+    first, second = compared
+    lower = losses[second][0] < losses[first][0]
+    blurrier = compared[second][0]["psnr"]["value"] < compared[first][0]["psnr"]["value"]
+    if lower and blurrier:
+        print(
+            f"The noise loss of {losses[second][0]:.3f} is below {losses[first][0]:.3f} and belongs to blurrier pictures. "
+            "Priors can be compared on the same latents, or by their ratio to a Gaussian."
+        )
+    else:
+        print("Here the smaller autoencoder did not make the noise easier to predict.")
+
+# %% [markdown]
 # ## Summary
 #
 # - The autoencoder's round trip is the ceiling of every reconstruction made with this prior.

@@ -378,24 +378,20 @@ if run:
 # Sixteen times the turns were paid for that. The decisive comparison holds the turns fixed, for a range of $k$. It uses the settings
 # that were chosen for this small prior on training photos ([chapter 7](07_ablations.ipynb)), and not the published ones:
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per row: mean MS-SSIM of the attack for several numbers of turns per step, at equal turns and at equal steps, and of the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, for several k at equal turns and at equal steps.", "name": "fig-recurrence-curve"}}
+# %% mystnb={"image": {"alt": "One dot with a confidence bar per row: mean MS-SSIM of the attack for several numbers of turns per step, at equal turns and at equal steps, and of the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, for several k at equal turns and at equal steps; block 12.", "name": "fig-recurrence-curve"}}
 curve = pages.recorded("recurrence_curve")
 print(pages.origin(curve) if curve else pages.missing("recurrence_curve"))
-plots.intervals(pages.summaries(curve, "ms_ssim"), "MS-SSIM") if curve else None
+plots.intervals(pages.summaries(pages.at_block(curve, "block:12"), "ms_ssim"), "MS-SSIM") if curve else None
 
 # %%
-if curve:
+for cut in reversed(curve["blocks"]) if curve else ():
+    rows = pages.at_block(curve, cut)["rows"]
     for kind in ("equal turns", "equal steps"):
-        scores = {
-            name.split(",")[0]: row["ms_ssim"]["mean"] for name, row in curve["rows"].items() if name.endswith(kind)
-        }
-        if scores:
-            print(
-                f"At {kind} the highest mean MS-SSIM is that of {max(scores, key=scores.get)}: {max(scores.values()):.3f}."
-            )
-    rows = curve["rows"]
+        scores = {name.split(",")[0]: row["ms_ssim"]["mean"] for name, row in rows.items() if name.endswith(kind)}
+        best = max(scores, key=scores.get)
+        print(f"{cut}, {kind}: the highest mean MS-SSIM is that of {best}: {scores[best]:.3f}.")
     gap = metrics.paired_difference(*(rows[f"k={k}, equal turns"]["per_photo"]["ms_ssim"] for k in (16, 1)))
-    print(f"k = 16 minus k = 1 at equal turns: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}).")
+    print(f"{cut}, k = 16 minus k = 1 at equal turns: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}).")
     if gap.high < 0:
         print(
             "At this scale and budget, turns spent on going back are turns lost: the claim of the paper does not hold here."

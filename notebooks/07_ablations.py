@@ -175,12 +175,6 @@ print("DragConfig.small(100), where it differs from the published settings:", ch
 
 
 # %%
-def at_block(result, at):
-    """Recorded rows of one block, without the block in their names; reference rows stay."""
-    rows = {name: row for name, row in result["rows"].items() if ", block" not in name or name.endswith(f", {at}")}
-    return {"rows": {name.removesuffix(f", {at}"): row for name, row in rows.items()}}
-
-
 def differences(result, to, metric, only=None):
     """Paired difference of every attack to the row `to`, with its interval."""
     values = {
@@ -203,7 +197,7 @@ def verdict(interval, worse="higher"):
 # %% mystnb={"image": {"alt": "One dot with a confidence bar per variant of DRAG and per reference row: mean ST-LPIPS to the photo after block 12", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval, one ingredient changed at a time, block 12.", "name": "fig-ablations"}}
 ablations = pages.recorded("ablations")
 print(pages.origin(ablations) if ablations else pages.missing("ablations"))
-block12 = at_block(ablations, "block:12") if ablations else None
+block12 = pages.at_block(ablations, "block:12") if ablations else None
 plots.intervals(pages.summaries(block12, "st_lpips"), "ST-LPIPS") if ablations else None
 
 # %% [markdown]
@@ -254,7 +248,7 @@ if ablations:
 # %%
 def at_both(result, metric="st_lpips"):
     """Differences of a metric and their verdicts at block 6 and at block 12, one row per variant."""
-    found = [differences(at_block(result, at), "DRAG", metric) for at in ("block:6", "block:12")]
+    found = [differences(pages.at_block(result, at), "DRAG", metric) for at in ("block:6", "block:12")]
     return [
         [name, *(cell for gaps in found for cell in (f"{gaps[name].mean:+.3f}", verdict(gaps[name])))]
         for name in found[0]
@@ -291,7 +285,7 @@ if both:
 # %% mystnb={"image": {"alt": "One dot with a confidence bar per guidance rate: mean ST-LPIPS to the photo, and the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval, by guidance rate, block 12.", "name": "fig-rate-sweep"}}
 rates = pages.recorded("rates")
 print(pages.origin(rates) if rates else pages.missing("rates"))
-plots.intervals(pages.summaries(rates, "st_lpips"), "ST-LPIPS") if rates else None
+plots.intervals(pages.summaries(pages.at_block(rates, "block:12"), "st_lpips"), "ST-LPIPS") if rates else None
 
 
 # %%
@@ -324,8 +318,9 @@ def read_rates(result):
         print(f"Choosing by it costs {gap.mean:+.3f} in ST-LPIPS ({gap.low:+.3f} to {gap.high:+.3f}), {verdict(gap)}.")
 
 
-if rates:
-    read_rates(rates)
+for cut in reversed(rates["blocks"]) if rates else ():
+    print(f"After {cut}:")
+    read_rates(pages.at_block(rates, cut))
 
 # %% [markdown]
 # The best rate is named *after* looking at these photos. That is fine for the question of the sweep, which is whether
@@ -408,7 +403,7 @@ print(pages.origin(search) if search else pages.missing("search"))
 
 def read_search(result, at, shown=5):
     """The winner, the next settings, the published and the worst at one cut, each with its difference to the winner."""
-    rows = at_block(result, at)
+    rows = pages.at_block(result, at)
     is_winner = {name: row["config"] == result["winner"] for name, row in rows["rows"].items()}
     winner = next(name for name, yes in is_winner.items() if yes)
     gaps = differences(rows, winner, "st_lpips")

@@ -571,6 +571,17 @@ for block in published["blocks"] if published and vit else ():
 # library: the same `drag`, with a `PixelPrior`. There is no decoder to limit the detail, and none to help: each turn
 # works on 12,288 numbers in the place of 1,024. `dragkit sweep pixels` compares the two on the in-house client, with the
 # same settings but for the guidance rate, which it chooses on training photos.
+#
+# The attack can be no better than its prior, so look at that first: pictures that both priors draw without any message.
+
+# %% mystnb={"image": {"alt": "Two rows of eight pictures drawn without a message: by the latent prior, and by the pixel prior", "classes": "dark-light"}, "figure": {"caption": "What the two priors draw without a message (DDIM, 25 steps).", "name": "fig-two-priors"}}
+eight = range(seed, seed + 8)
+drawn = {"latent prior": ddim_sample(known.diffusion, eight, 25), "pixel prior": ddim_sample(known.pixels, eight, 25)}
+record_panel("two_priors", torch.cat(list(drawn.values())), min_ssim=0.4)
+plots.image_rows(drawn)
+
+# %% [markdown]
+# Then the attack with each of them:
 
 # %% mystnb={"image": {"alt": "One dot with a confidence bar per prior and block, and for the reference rows: mean ST-LPIPS to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval: the latent prior, the pixel prior with as many turns, and for the same time.", "name": "fig-pixels"}}
 pixels = pages.recorded("pixels")
@@ -581,6 +592,9 @@ plots.intervals(pages.summaries(pixels, "st_lpips"), "ST-LPIPS") if pixels else 
 if pixels:
     rates = pixels["rates_on_training_photos"]
     print("ST-LPIPS on training photos: " + ", ".join(f"rate {r}: {value:.3f}" for r, value in rates.items()) + ".")
+    tried = sorted(map(float, rates))
+    if pixels["rate"] in (tried[0], tried[-1]):
+        print(f"The best rate, {pixels['rate']}, is the end of the range: another might be better still.")
     for block in pixels["blocks"]:
         print(pages.verdict(f"latent-beats-pixels/{block.replace(':', '-')}"))
 

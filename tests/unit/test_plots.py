@@ -317,3 +317,13 @@ def test_recorded_data_are_read_or_visibly_absent(tmp_path, monkeypatch):
         pages.summaries(found, "ssim")
     monkeypatch.setattr(pages, "results_folder", lambda: (_ for _ in ()).throw(FileNotFoundError("no book")))
     assert pages.recorded("shuffle") is None
+
+
+def test_names_of_two_close_levels_stand_on_both_sides():
+    line = {"a": [0.0, 1.0]}
+    for levels, expected in (
+        ({"high": 0.52, "low": 0.5}, {"high": "bottom", "low": "top"}),
+        ({"high": 0.9, "low": 0.5}, {"high": "bottom", "low": "bottom"}),
+    ):
+        axes = plots.curves(line, xlabel="x", ylabel="y", levels=levels).axes[0]
+        assert {text.get_text(): text.get_va() for text in axes.texts} == expected

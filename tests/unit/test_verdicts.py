@@ -30,6 +30,7 @@ def faked(monkeypatch, tmp_path):
     monkeypatch.setattr("dragkit.sweeps.tuning.run", run)
     monkeypatch.setattr("dragkit.sweeps.pixel_space.run", run)
     monkeypatch.setattr("dragkit.sweeps.ingredients.run", run)
+    monkeypatch.setattr("dragkit.sweeps.start.run", run)
     monkeypatch.setattr(
         experiment,
         "references",
@@ -103,7 +104,7 @@ def test_rates_need_an_optimum_inside(faked):
     use(lambda case: 0.02 + abs(case.config.guidance_rate - 0.2))
     sweeps.rates(turns=20, n=6, blocks=("block:12",), folder=folder)
     assert _claims(folder)["guidance-rate-tradeoff"]["holds"]
-    use(lambda case: 0.5 - 0.5 * case.config.guidance_rate)
+    use(lambda case: 0.6 - 0.5 * case.config.guidance_rate)
     sweeps.rates(turns=20, n=6, blocks=("block:12",), folder=folder)
     assert not _claims(folder)["guidance-rate-tradeoff"]["holds"]
 
@@ -142,6 +143,13 @@ def test_the_small_preset_is_the_winner_of_the_recorded_search():
     recorded = json.loads((claims.results_folder() / "search.json").read_text())
     winner = DragConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in recorded["winner"].items()})
     assert DragConfig.small(recorded["turns"]) == winner
+
+
+def test_the_strength_of_the_small_preset_was_chosen_on_training_photos():
+    recorded = json.loads((claims.results_folder() / "starts.json").read_text())
+    on_training_photos = recorded["on_training_photos"]
+    assert float(min(on_training_photos, key=on_training_photos.get)) == recorded["chosen"]
+    assert DragConfig.small_plus(recorded["turns"]).strength == recorded["chosen"]
 
 
 def test_the_pixel_rate_is_chosen_on_training_photos(faked, monkeypatch):
@@ -196,9 +204,11 @@ def test_budgets_give_every_method_the_same_time_and_the_inverse_network_one_pas
 
 def test_a_good_start_is_told_from_a_late_one(faked):
     use, folder = faked
-    seen = use(lambda case: 0.1 if case.name == "drag++" else 0.3)
+    seen = use(lambda case: 0.05 + case.config.strength / 4 if case.name == "drag++" else 0.4)
     told = json.loads(sweeps.SWEEPS["starts"](turns=40, n=6, blocks=("block:6",), folder=folder).read_text())
-    assert {case.config.strength for case in seen if case.name == "drag-grey"} == {0.1, 0.3, 0.5, 0.7}
+    assert {case.config.strength for case in seen if case.name == "drag-grey"} == {0.05, 0.1, 0.3, 0.5, 0.7}
+    assert [case.config.strength for case in seen if case.split == "train"] == told["strengths"]
+    assert told["chosen"] == 0.05
     assert {"noise, block:6", "the guess itself, block:6"} < set(told["rows"])
     assert _claims(folder)["guess-beats-grey/block-6"]["holds"]
     use(lambda case: 0.1)  # only the late start counts
