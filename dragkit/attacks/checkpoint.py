@@ -22,15 +22,16 @@ class AttackState(Protocol):
 
     iteration: int
     total: int
+    trace: list[Tensor]  # distances (B,) of every turn so far
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that going on needs, by name."""
+        """All tensors that going on needs, by name; the trace apart."""
 
     def numbers(self) -> dict[str, float]:
         """All numbers that going on needs, by name."""
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
-        """Become the state that gave these."""
+        """Become the state that gave these; "trace" is one of the tensors, `(iteration, B)`."""
 
 
 def fingerprint(*parts: object) -> str:
@@ -50,6 +51,7 @@ class Snapshot:
     """The attack between two turns."""
 
     tensors: dict[str, Tensor]
+    trace: list[Tensor]  # joined only when it is saved: a snapshot is taken every turn
     info: dict[str, str]
 
 
@@ -89,7 +91,9 @@ class Checkpoint:
         if self._path is None:
             return None
         tensors = state.tensors() | {f"noise.{name}": t for name, t in noise.state().items()}
-        return Snapshot(tensors, {"identity": self._identity, **{n: repr(v) for n, v in state.numbers().items()}})
+        return Snapshot(
+            tensors, list(state.trace), {"identity": self._identity, **{n: repr(v) for n, v in state.numbers().items()}}
+        )
 
     def save_if_due(self, state: AttackState, noise: NoiseSource) -> None:
         if self._path is not None and (time.monotonic() - self._last > self._every or state.iteration == state.total):
@@ -102,6 +106,7 @@ class Checkpoint:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
         tensors = {name: t.detach().cpu().contiguous() for name, t in snapshot.tensors.items()}
+        tensors["trace"] = torch.stack(snapshot.trace) if snapshot.trace else torch.zeros(0, 0)
         save_file(tensors, partial, metadata=snapshot.info)
         partial.replace(self._path)
         self._last = time.monotonic()

@@ -77,7 +77,6 @@ class DescentState:
 
     def tensors(self) -> dict[str, Tensor]:
         out = {"best_distance": self.best_distance, "failed_at": self.failed_at}
-        out["trace"] = torch.stack(self.trace) if self.trace else torch.zeros(0, len(self.failed_at))
         for name, p in self.parameters.items():
             out |= {f"p.{name}": p, f"best.{name}": self.best[name]}
             out |= {f"m.{name}": self.adam[name].m, f"v.{name}": self.adam[name].v}

@@ -53,8 +53,7 @@ class DragState:
 
     def tensors(self) -> dict[str, Tensor]:
         kept = {name: getattr(self, name) for name in SAVED}
-        trace = torch.stack(self.trace) if self.trace else torch.zeros(0, len(self.z))
-        return kept | {"adam.m": self.adam.m, "adam.v": self.adam.v, "trace": trace}
+        return kept | {"adam.m": self.adam.m, "adam.v": self.adam.v}
 
     def numbers(self) -> dict[str, float]:
         return {"iteration": self.iteration, "adam.count": self.adam.count, "seconds": self.seconds}
