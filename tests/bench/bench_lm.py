@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 
 from dragkit.attacks import LikelihoodConfig
 from dragkit.attacks import likelihood as module  # the function; its globals hold the constant
-from dragkit.attacks.likelihood import EVEN, first_weights
+from dragkit.attacks.likelihood import EVEN, first_weights, unflatten
 
 
 def main(batch: int = 8) -> None:
@@ -24,9 +24,9 @@ def main(batch: int = 8) -> None:
         def step(even: int, network=network, weights=weights, x=x) -> Callable[[], None]:
             def run() -> None:
                 module.__globals__["EVEN"] = even
-                leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-                drawn = vmap(lambda p, z: functional_call(network, p, (z[None],))[0])(leaves, x)
-                torch.autograd.grad(drawn.square().sum(), list(leaves.values()))
+                leaf = weights.detach().requires_grad_()
+                drawn = vmap(lambda w, z: functional_call(network, unflatten(w, network), (z[None],))[0])(leaf, x)
+                torch.autograd.grad(drawn.square().sum(), leaf)
 
             return run
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dragkit.attacks.likelihood import LikelihoodConfig, SkipNetwork, Unit, first_weights, likelihood
+from dragkit.attacks.likelihood import LikelihoodConfig, SkipNetwork, Unit, first_weights, likelihood, unflatten
 from dragkit.client import SplitClient
 
 SMALL = LikelihoodConfig(iterations=60, channels=(8, 12), inputs=4, skip=2, image_size=16)
@@ -59,9 +59,15 @@ def test_noise_falls_in_stages_and_ends():
 def test_first_weights_belong_to_the_seed():
     _, both = first_weights(SMALL, [1, 2], torch.zeros(1))
     _, alone = first_weights(SMALL, [2], torch.zeros(1))
-    assert all(torch.equal(p[1], alone[name][0]) for name, p in both.items())
-    assert not torch.equal(both["out.weight"][0], both["out.weight"][1])
+    assert torch.equal(both[1], alone[0]) and not torch.equal(both[0], both[1])
     assert SkipNetwork(SMALL)(torch.rand(2, 4, 16, 16)).shape == (2, 3, 16, 16)
+
+
+def test_a_vector_of_weights_becomes_the_parameters_it_was_made_of():
+    network, weights = first_weights(SMALL, [5], torch.zeros(1))  # the network of the last seed
+    parameters = unflatten(weights[0], network)
+    assert parameters.keys() == dict(network.named_parameters()).keys()
+    assert all(torch.equal(p, parameters[name]) for name, p in network.named_parameters())
 
 
 @pytest.mark.parametrize(
