@@ -166,12 +166,7 @@ def _step(
 ) -> None:
     """One step of Adam for every image; updates `state` by assignment, so that a snapshot taken before stays what it was."""
     started = time.perf_counter()
-    leaves = {name: p.detach().requires_grad_(True) for name, p in state.parameters.items()}
-    images, penalty = render(leaves, state.iteration)
-    d = target.measure(images)
-    grads = torch.autograd.grad((d + penalty).sum(), list(leaves.values()))
-    d, images = d.detach(), images.detach()
-
+    images, d, grads = _gradients(target, render, state.parameters, state.iteration)
     ok = torch.isfinite(d) & (state.failed_at < 0)
     for g in grads:
         ok = ok & torch.isfinite(g.flatten(1)).all(1)
@@ -190,6 +185,17 @@ def _step(
     state.images, state.distance, state.iteration = images, d, state.iteration + 1
     state.trace.append(d.cpu())
     state.seconds += time.perf_counter() - started
+
+
+def _gradients(
+    target: Target, render: Render, parameters: Parameters, iteration: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Images, their IR distances, and the gradient of distance plus penalty by each parameter, all detached."""
+    leaves = {name: p.detach().requires_grad_(True) for name, p in parameters.items()}
+    images, penalty = render(leaves, iteration)
+    d = target.measure(images)
+    grads = torch.autograd.grad((d + penalty).sum(), list(leaves.values()))
+    return images.detach(), d.detach(), grads
 
 
 def _clip_scale(grads: tuple[Tensor, ...], limit: float | None) -> Tensor:
