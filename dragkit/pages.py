@@ -129,7 +129,11 @@ def origin(result: dict[str, Any]) -> str:
     told = result["provenance"]
     photos = max((len(values) for row in result["rows"].values() for values in _per_photo(row).values()), default=0)
     on = f" on {photos} photos" if photos else ""
-    return f"Recorded by `{told['command']}`{on}, {told['date']}, commit {told['commit']}, {told['device']}."
+    devices = {device for row in result["rows"].values() if isinstance(row, dict) for device in row.get("made_on", [])}
+    return (
+        f"Recorded by `{told['command']}`{on}, {told['date']}, commit {told['commit']}, "
+        f"{', '.join(sorted(devices)) or told['device']}."
+    )
 
 
 def summaries(result: dict[str, Any], metric: str) -> dict[str, tuple[float, float, float]]:
@@ -148,6 +152,16 @@ def at_block(result: dict[str, Any], at: str) -> dict[str, Any]:
     """Recorded data of one block: its rows ("DRAG, block:6") without the block in their names, and the reference rows."""
     rows = {name: row for name, row in result["rows"].items() if ", block" not in name or name.endswith(f", {at}")}
     return {"rows": {name.removesuffix(f", {at}"): row for name, row in rows.items()}}
+
+
+def by_turns(result: dict[str, Any], metric: str) -> dict[str, list[list[float]]]:
+    """Method -> [turns, means, lows, highs] of a metric, of recorded rows that have a budget in turns ("DRAG, 80 turns")."""
+    table: dict[str, list[tuple[float, ...]]] = {}
+    for name, row in result["rows"].items():
+        if "turns" in row:
+            value = row[metric]
+            table.setdefault(name.split(",")[0], []).append((row["turns"], value["mean"], *value["ci"]))
+    return {method: [list(column) for column in zip(*sorted(rows), strict=True)] for method, rows in table.items()}
 
 
 def _per_photo(row: Any) -> dict[str, list[float]]:

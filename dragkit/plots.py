@@ -190,6 +190,7 @@ def curves(
     bands: Mapping[str, tuple[Line, Line]] | None = None,
     levels: Mapping[str, float] | None = None,
     log: bool = False,
+    log_x: bool = False,
     points: bool = False,
 ) -> Figure:
     """Curves over one x axis, told apart by colour and dash, with the legend above them.
@@ -198,7 +199,7 @@ def curves(
         lines: label -> values. x: their common positions; 0, 1, 2, ... when None.
         bands: label of a line -> its (low, high), drawn as a shade.
         levels: label -> height of a thin horizontal line, such as a floor or a ceiling.
-        log: logarithmic y axis. points: mark the measured points.
+        log: logarithmic y axis. log_x: logarithmic x axis, with a tick at every position. points: mark the measured points.
 
     Raises:
         ValueError: no lines, or more than there are colours, lengths that differ, a band without a line.
@@ -224,7 +225,11 @@ def curves(
             if label in bands:
                 low, high = map(_numbers, bands[label])
                 axes.fill_between(across, low, high, color=colour, alpha=0.18, linewidth=0)
-        if (across == across.round()).all():
+        if log_x:
+            axes.set_xscale("log")
+            axes.set_xticks(across, [f"{position:,g}" for position in across])
+            axes.minorticks_off()
+        elif (across == across.round()).all():
             whole = MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True)  # there is no turn 1.5
             axes.xaxis.set_major_locator(whole)
         if log:
@@ -264,9 +269,9 @@ def _share(axes: Axes, height: float) -> float:
 
 def _crowd(axes: Axes, points: Sequence[tuple[float, float]], end: int, height: float) -> int:
     """How many points would stand in the name of a level at this height, at the left end (0) or the right one (1)."""
-    (left, right), own = axes.get_xlim(), _share(axes, height)
-    at = [((x - left) / (right - left), _share(axes, y) - own) for x, y in points]
-    return sum(abs(x - end) < 0.25 and -0.03 < y < 0.08 for x, y in at)
+    inside = axes.transAxes.inverted().transform(axes.transData.transform(np.reshape(points, (-1, 2))))
+    own = _share(axes, height)
+    return sum(abs(x - end) < 0.25 and -0.03 < y - own < 0.08 for x, y in inside)
 
 
 def intervals(values: Mapping[str, Interval | float], xlabel: str, *, log: bool = False) -> Figure:

@@ -336,18 +336,7 @@ for cut in reversed(rates["blocks"]) if rates else ():
 budgets = pages.recorded("budgets")
 print(pages.origin(budgets) if budgets else pages.missing("budgets"))
 
-
-def by_turns(result, metric):
-    """Method -> (turns, means, lows, highs) of a metric."""
-    table = {}
-    for name, row in result["rows"].items():
-        if "turns" in row:
-            value = row[metric]
-            table.setdefault(name.split(",")[0], []).append((row["turns"], value["mean"], *value["ci"]))
-    return {method: [list(column) for column in zip(*sorted(rows), strict=True)] for method, rows in table.items()}
-
-
-spent = by_turns(budgets, "st_lpips") if budgets else {}
+spent = pages.by_turns(budgets, "st_lpips") if budgets else {}
 plots.curves(
     {method: columns[1] for method, columns in spent.items()},
     next(iter(spent.values()))[0],

@@ -15,6 +15,7 @@ from dragkit.sweeps.identity import retrieval
 from dragkit.sweeps.ingredients import ablations, budgets, rates, recurrence_curve
 from dragkit.sweeps.noise import noise
 from dragkit.sweeps.nopeek import nopeek
+from dragkit.sweeps.patience import patience
 from dragkit.sweeps.pixel_space import pixels
 from dragkit.sweeps.published import published
 from dragkit.sweeps.randomness import randomness
@@ -31,6 +32,7 @@ SWEEPS: dict[str, Callable[..., Path]] = {
     "rates": rates,
     "retrieval": retrieval,
     "budgets": budgets,
+    "patience": patience,
     "starts": starts,
     "pixels": pixels,
     "published": published,

@@ -156,6 +156,13 @@ def test_counted_things_have_whole_ticks():
     assert any(tick != round(tick) for tick in ticks)
 
 
+def test_a_logarithmic_axis_has_its_ticks_where_the_points_are():
+    budgets = [80, 250, 1000, 4000]
+    axes = plots.curves({"a": [4.0, 3.0, 2.0, 1.0]}, budgets, xlabel="turns", ylabel="y", log_x=True).axes[0]
+    assert axes.get_xscale() == "log" and list(axes.get_xticks()) == budgets
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["80", "250", "1,000", "4,000"]
+
+
 def test_intervals_show_value_and_both_ends():
     axes = plots.intervals({"DRAG": (0.5, 0.4, 0.7), "grey": 0.2}, "MS-SSIM").axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["DRAG", "grey"]
