@@ -483,14 +483,13 @@ def measure(
     steps: Annotated[int, typer.Option(help="recurrence: DDIM steps")] = 0,
     at: Annotated[str, typer.Option(help="deep: split point")] = "",
     iterations: Annotated[int, typer.Option(help="deep: iterations of each attack")] = 0,
-    beside: Annotated[str, typer.Option(help="noise: another prior, trained on this machine")] = "",
 ) -> None:
     """Run a measurement (resumable) and write its claims and data into book/results."""
     from dragkit.measurements import MEASUREMENTS
 
     if name not in MEASUREMENTS:
         raise ValueError(f"there is no measurement {name!r}; there are {', '.join(MEASUREMENTS)}")
-    chosen: dict[str, Any] = {"n": n, "num_steps": steps, "at": at, "iterations": iterations, "beside": beside}
+    chosen: dict[str, Any] = {"n": n, "num_steps": steps, "at": at, "iterations": iterations}
     if name == "models":
         chosen["n_samples"] = chosen.pop("n")
     console.print(f"written: {MEASUREMENTS[name](**{k: v for k, v in chosen.items() if v})}")

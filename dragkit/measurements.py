@@ -18,6 +18,7 @@ from dragkit.attacks import DragConfig, RmleConfig
 from dragkit.claims import Claim
 from dragkit.comparison import claim, compare, gap
 from dragkit.experiment import Case
+from dragkit.noise_loss import noise
 from dragkit.prior import LatentPrior
 from dragkit.readout import deepest_readable
 
@@ -189,80 +190,6 @@ def models(n_samples: int = 1000, folder: Path | None = None) -> Path:
         )
     )
     return claims.write("models", f"dragkit measure models --n {n_samples}", [0], made, {"rows": rows}, folder)
-
-
-def noise(beside: str = "", folder: Path | None = None) -> Path:
-    """Noise loss of the prior on all validation latents, beside that of the best predictor that knows mean and covariance only.
-
-    The size of a noise loss depends on the latents, so it means nothing alone; the Gaussian predictor is what it has to beat.
-
-    Args:
-        beside: name of another prior that was trained on this machine, with an autoencoder of its own, to show that.
-    """
-    t, losses = _noise_losses(zoo.load_prior())
-    rows = _by_noise_level(t, losses)
-    told: dict[str, Any] = {"rows": rows}
-    if beside:
-        other = _by_noise_level(*_noise_losses(zoo.load_prior(beside)))
-        cards = {part: zoo.card(f"{beside}/{part}") for part in ("vae", "unet")}
-        made_by = {part: {key: card[key] for key in ("command", "measured", "steps")} for part, card in cards.items()}
-        told["beside"] = {"name": beside, "rows": other, "models": made_by}
-    found = metrics.paired_difference(losses["prior"], losses["Gaussian predictor"])
-    made = claim(
-        "prior-noise-loss",
-        "The prior's noise loss on validation latents is lower than that of the best predictor that knows only their mean and "
-        "covariance",
-        found,
-        len(t),
-        found.high < 0,
-        source="dragkit",
-        key="noise loss difference",
-        notebook="02_diffusion_prior",
-    )
-    measured = {"noise_loss": {"value": rows["prior"]["all"]["mean"], "n": len(t)}}
-    zoo.update_card(f"{zoo.PRIOR}/unet", {"measured": measured})
-    command = "dragkit measure noise" + (f" --beside {beside}" if beside else "")
-    return claims.write("noise", command, [1], [made], told, folder)
-
-
-def _by_noise_level(t: Tensor, losses: dict[str, Tensor]) -> dict[str, dict[str, dict[str, float]]]:
-    """Predictor -> band of timesteps -> mean and interval of its losses."""
-    bands = {"all": t >= 0, "t < 333": t < 333, "333 <= t < 667": (t >= 333) & (t < 667), "t >= 667": t >= 667}
-    return {
-        name: {band: metrics.bootstrap_ci(values[chosen])._asdict() for band, chosen in bands.items()}
-        for name, values in losses.items()
-    }
-
-
-@torch.no_grad()
-def _noise_losses(prior: LatentPrior) -> tuple[Tensor, dict[str, Tensor]]:
-    """Timestep `(N,)` and squared error `(N,)` of three predictors for every validation latent: the prior, the Wiener filter of the
-    training latents' mean and covariance, and the one that takes latents for white noise of unit variance."""
-    train, val = (_latents(prior, split) for split in ("train", "val"))
-    mean, (power, basis) = train.mean(0), torch.linalg.eigh(torch.cov(train.flatten(1).T))
-    generator = torch.Generator().manual_seed(1)
-    t = torch.linspace(0, 999, len(val)).long()[torch.randperm(len(val), generator=generator)]
-    eps = torch.randn(val.shape, generator=generator)
-    losses: dict[str, list[Tensor]] = {"prior": [], "Gaussian predictor": [], "unit Gaussian predictor": []}
-    for z, steps, e in zip(val.split(128), t.split(128), eps.split(128), strict=True):
-        a = prior.alpha_bar[steps].float().view(-1, 1, 1, 1)
-        z_t = a.sqrt() * z + (1 - a).sqrt() * e
-        away = (z_t - a.sqrt() * mean).flatten(1) @ basis
-        signal, share = a.flatten(1) * power, (1 - a).flatten(1)
-        guesses = {
-            "prior": prior.unet(z_t, steps).sample,
-            "Gaussian predictor": (share.sqrt() * away / (signal + share) @ basis.T).view_as(e),
-            "unit Gaussian predictor": (1 - a).sqrt() * z_t,
-        }
-        for name, guess in guesses.items():
-            losses[name].append((guess - e).square().flatten(1).mean(1))
-    return t, {name: torch.cat(values) for name, values in losses.items()}
-
-
-@torch.no_grad()
-def _latents(prior: LatentPrior, split: str) -> Tensor:
-    """Clean latents of all photos of a split, scaled: `(N, 16, 8, 8)`."""
-    return torch.cat([prior.encode(x.float() / 255) for x in data.imagenette(split)[0].split(128)])
 
 
 def _remember_in_cards(roundtrip: dict[str, list[float]], right: list[bool]) -> None:

@@ -36,7 +36,7 @@ seed = 0
 # %%
 import torch
 
-from dragkit import data, metrics, pages, plots, schedule, widgets, zoo
+from dragkit import coordinates, data, metrics, pages, plots, schedule, widgets, zoo
 from dragkit.images import grid
 from dragkit.noise import SeededNoise
 from dragkit.record import record, record_panel
@@ -301,45 +301,26 @@ if run:
         )
 
 # %% [markdown]
-# Is a prior with a lower noise loss a better one? Only on the same latents. The same kind of prior was trained once more, on the latents of a
-# smaller autoencoder that had less training. Latents that keep less of the photo are easier to tell from noise:
+# Is a prior with a lower noise loss a better one? Only on the same latents. The last row shows how much depends on them. It belongs to the
+# *same* autoencoder: its sixteen channels were mixed by one invertible matrix, behind the encoder, and unmixed in front of the decoder, so
+# that every photo comes out as before. The matrix is chosen so that a step of one size changes the picture equally much, whichever
+# channel it is taken in.
 
 # %%
-other = run.get("beside") if run else None
-compared = {zoo.PRIOR: (zoo.card(f"{zoo.PRIOR}/vae")["measured"], run["rows"])} if other else {}
-if other:
-    compared[other["name"]] = (other["models"]["vae"]["measured"], other["rows"])
-losses = {
-    name: [rows[p]["all"]["mean"] for p in ("prior", "Gaussian predictor")] for name, (_, rows) in compared.items()
-}
-pages.table(
-    ["prior", "PSNR of the autoencoder (dB)", "SSIM", "noise loss", "of a Gaussian predictor", "ratio"],
-    [
-        [
-            name,
-            f"{vae['psnr']['value']:.1f}",
-            vae["ssim"]["value"],
-            *losses[name],
-            f"{losses[name][0] / losses[name][1]:.2f}",
-        ]
-        for name, (vae, _) in compared.items()
-    ],
-) if compared else print(
-    "Not recorded here: `dragkit measure noise --beside NAME` takes another prior that was trained on this machine."
-)
+pages.source(coordinates.decoder_metric, coordinates.in_coordinates)
 
 # %%
-if compared:
-    first, second = compared
-    lower = losses[second][0] < losses[first][0]
-    blurrier = compared[second][0]["psnr"]["value"] < compared[first][0]["psnr"]["value"]
-    if lower and blurrier:
-        print(
-            f"The noise loss of {losses[second][0]:.3f} is below {losses[first][0]:.3f} and belongs to blurrier pictures. "
-            "Priors can be compared on the same latents, or by their ratio to a Gaussian."
-        )
-    else:
-        print("Here the smaller autoencoder did not make the noise easier to predict.")
+if run:
+    usual, other = (run["rows"][name]["all"]["mean"] for name in ("Gaussian predictor", list(run["rows"])[-1]))
+    print(f"The pictures differ by {run['pictures_differ_by']:.1e} at most, on a scale from 0 to 1.")
+    print(f"The Gaussian predictor's loss changes by {other / usual - 1:+.0%}: from {usual:.3f} to {other:.3f}.")
+    print(pages.verdict("noise-loss-depends-on-coordinates"))
+
+# %% [markdown]
+# In these coordinates, details are small numbers that drown in noise first, and noise that covers everything is easily predicted. So compare
+# noise losses of priors on the same latents, or as a ratio to the Gaussian's. Which coordinates are best to *learn* in is another question;
+# there is evidence that latents whose fine detail is weak, as in photos, make diffusion easier to train
+# ([arXiv 2502.14831](https://arxiv.org/abs/2502.14831)).
 
 # %% [markdown]
 # ## Summary
