@@ -17,13 +17,13 @@ from dragkit.methods import METHODS
 from dragkit.sweeps.budget import FAST, equal_seconds
 
 TURNS = (80, 250, 1000, 4000)
-TRIED = ("drag", "drag++", "lm")
+TRIED = ("drag", "lm")
 
 
 def patience(n: int = 8, at: str = "block:12", turns: tuple[int, ...] = TURNS, folder: Path | None = None) -> Path:
     """Quality against seconds far beyond `budgets`, on fewer photos; and what the prior's decoder could reach at best.
 
-    About an hour on one core.
+    About forty minutes on one core.
     """
     rows: Rows = {}
     for budget in turns:
