@@ -241,22 +241,23 @@ def curves(
 
 
 def _levels(axes: Axes, levels: Mapping[str, float], points: Sequence[tuple[float, float]] = ()) -> None:
-    """Thin horizontal lines; their names stand at the end where fewer of the points are, the right one by default, and above
-    the line unless the next line is there."""
+    """Thin horizontal lines. Their names stand at the end, and on the side of the line, where fewest of the points are: at the
+    right end above the line by default, never between two lines that are close, and not outside."""
     for height in levels.values():
         axes.axhline(height, color="#6b6b6b", linewidth=1.2, linestyle=(0, (4, 3)))
-    shares = {label: _share(axes, height) for label, height in levels.items()}
+    edges = [0.0, *(_share(axes, height) for height in levels.values()), 1.0]  # of what names must not run into
     for label, height in levels.items():
-        left = _crowd(axes, points, 1, height) > _crowd(axes, points, 0, height)
-        under = any(0 < other - shares[label] < 0.08 for other in shares.values())
+        above = [edge - _share(axes, height) for edge in edges]
+        places = [(end, side) for side in (1, -1) for end in (1, 0) if not any(0 < side * gap < 0.08 for gap in above)]
+        end, side = min(places or [(1, 1)], key=lambda place: _crowd(axes, points, *place, height))
         axes.annotate(
             label,
-            (0 if left else 1, height),
+            (end, height),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
-            xytext=(2 if left else -2, -3 if under else 3),
-            ha="left" if left else "right",
-            va="top" if under else "bottom",
+            xytext=(-2 if end else 2, 3 * side),
+            ha="right" if end else "left",
+            va="bottom" if side > 0 else "top",
             fontsize=SMALL,
             color="#444444",
         )
@@ -267,11 +268,11 @@ def _share(axes: Axes, height: float) -> float:
     return float(axes.transAxes.inverted().transform(axes.transData.transform((axes.get_xlim()[0], height)))[1])
 
 
-def _crowd(axes: Axes, points: Sequence[tuple[float, float]], end: int, height: float) -> int:
-    """How many points would stand in the name of a level at this height, at the left end (0) or the right one (1)."""
+def _crowd(axes: Axes, points: Sequence[tuple[float, float]], end: int, side: int, height: float) -> int:
+    """How many points would stand in the name of a level: at the left end (0) or the right one (1), above (1) or below it (-1)."""
     inside = axes.transAxes.inverted().transform(axes.transData.transform(np.reshape(points, (-1, 2))))
     own = _share(axes, height)
-    return sum(abs(x - end) < 0.25 and -0.03 < y - own < 0.08 for x, y in inside)
+    return sum(abs(x - end) < 0.25 and -0.03 < side * (y - own) < 0.08 for x, y in inside)
 
 
 def intervals(values: Mapping[str, Interval | float], xlabel: str, *, log: bool = False) -> Figure:

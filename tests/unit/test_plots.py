@@ -334,3 +334,15 @@ def test_names_of_two_close_levels_stand_on_both_sides():
     ):
         axes = plots.curves(line, xlabel="x", ylabel="y", levels=levels).axes[0]
         assert {text.get_text(): text.get_va() for text in axes.texts} == expected
+
+
+def test_the_name_of_a_level_keeps_away_from_the_points():
+    for line, expected in (
+        ([0.0, 1.0], ("right", "bottom")),
+        ([0.0, 0.56], ("left", "bottom")),  # a point at the right end, above the level
+    ):
+        axes = plots.curves({"a": line, "b": [0.0, 1.0]}, xlabel="x", ylabel="y", levels={"level": 0.5}).axes[0]
+        assert [(text.get_ha(), text.get_va()) for text in axes.texts] == [expected]
+    both = {"a": [0.56, 0.56], "b": [0.0, 1.0]}  # at both ends above it
+    axes = plots.curves(both, xlabel="x", ylabel="y", levels={"level": 0.5}).axes[0]
+    assert [(text.get_ha(), text.get_va()) for text in axes.texts] == [("right", "top")]
