@@ -249,7 +249,7 @@ def _levels(axes: Axes, levels: Mapping[str, float], points: Sequence[tuple[floa
     for label, height in levels.items():
         above = [edge - _share(axes, height) for edge in edges]
         places = [(end, side) for side in (1, -1) for end in (1, 0) if not any(0 < side * gap < 0.08 for gap in above)]
-        end, side = min(places or [(1, 1)], key=lambda place: _crowd(axes, points, *place, height))
+        end, side = min(places or [(1, 1)], key=lambda place: _crowd(axes, points, place, height))
         axes.annotate(
             label,
             (end, height),
@@ -268,8 +268,9 @@ def _share(axes: Axes, height: float) -> float:
     return float(axes.transAxes.inverted().transform(axes.transData.transform((axes.get_xlim()[0], height)))[1])
 
 
-def _crowd(axes: Axes, points: Sequence[tuple[float, float]], end: int, side: int, height: float) -> int:
+def _crowd(axes: Axes, points: Sequence[tuple[float, float]], place: tuple[int, int], height: float) -> int:
     """How many points would stand in the name of a level: at the left end (0) or the right one (1), above (1) or below it (-1)."""
+    end, side = place
     inside = axes.transAxes.inverted().transform(axes.transData.transform(np.reshape(points, (-1, 2))))
     own = _share(axes, height)
     return sum(abs(x - end) < 0.25 and -0.03 < side * (y - own) < 0.08 for x, y in inside)
