@@ -614,7 +614,7 @@ if patience:
 # the message of 64 × 64 pixels still determines the photo at the deepest cut ([chapter 7](07_ablations.ipynb) measures how
 # well), and what a message determines, a patient search finds without knowing photos. At this scale a prior buys *time*. The
 # last columns show both attackers nearer to the message than the photo's own round trip is: in the end it is not the
-# message that limits them, and their own number has stopped to tell them so. The attacks of the paper meet larger models,
+# message that limits them, and their own number no longer tells them anything. The attacks of the paper meet larger models,
 # whose deep messages leave more to be guessed; whether patience could replace a prior there is not measured here.
 #
 # ## Without an autoencoder
