@@ -215,5 +215,10 @@ def references(photos: Tensor, prior: LatentPrior, num_steps: int = 50, seed: in
             for i in range(0, len(photos), 32)
         ]
     )
-    ceiling = torch.cat([prior.decode(prior.encode(x)).clamp(0, 1) for x in photos.split(32)])
-    return {"mean image": mean, "prior only": samples, "decoder ceiling": ceiling}
+    return {"mean image": mean, "prior only": samples, "decoder ceiling": round_trip(photos, prior)}
+
+
+@torch.no_grad()
+def round_trip(photos: Tensor, prior: LatentPrior) -> Tensor:
+    """Photos through the prior's encoder and decoder: the ceiling of what it can show."""
+    return torch.cat([prior.decode(prior.encode(x)).clamp(0, 1) for x in photos.split(32)])

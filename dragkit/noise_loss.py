@@ -38,32 +38,33 @@ def noise(folder: Path | None = None) -> Path:
     other = "Gaussian predictor, isometric coordinates"
     losses[other] = _losses(_wiener(train / size), prior, val / size, t, eps)
     rows = _by_noise_level(t, losses)
-    source, n = "dragkit", len(t)
-    beats = claim(
-        "prior-noise-loss",
-        "The prior's noise loss on validation latents is lower than that of the best predictor that knows only their mean and "
-        "covariance",
-        found := metrics.paired_difference(losses["prior"], losses["Gaussian predictor"]),
-        n,
-        found.high < 0,
-        source=source,
-        key="noise loss difference",
-        notebook="02_diffusion_prior",
-    )
-    depends = claim(
-        "noise-loss-depends-on-coordinates",
-        "The same autoencoder with its channels in isometric coordinates, which changes no picture, gives the best predictor that "
-        "knows only mean and covariance a lower noise loss",
-        found := metrics.paired_difference(losses[other], losses["Gaussian predictor"]),
-        n,
-        found.high < 0,
-        source=source,
-        key="noise loss difference",
-        notebook="02_diffusion_prior",
-    )
-    zoo.update_card(f"{zoo.PRIOR}/unet", {"measured": {"noise_loss": {"value": rows["prior"]["all"]["mean"], "n": n}}})
+    made = [
+        _lower(
+            "prior-noise-loss",
+            "The prior's noise loss on validation latents is lower than that of the best predictor that knows only their mean and "
+            "covariance",
+            losses["prior"],
+            losses["Gaussian predictor"],
+        ),
+        _lower(
+            "noise-loss-depends-on-coordinates",
+            "The same autoencoder with its channels in isometric coordinates, which changes no picture, gives the best predictor "
+            "that knows only mean and covariance a lower noise loss",
+            losses[other],
+            losses["Gaussian predictor"],
+        ),
+    ]
+    measured = {"noise_loss": {"value": rows["prior"]["all"]["mean"], "n": len(t)}}
+    zoo.update_card(f"{zoo.PRIOR}/unet", {"measured": measured})
     told = {"rows": rows, "pictures_differ_by": difference}
-    return claims.write("noise", "dragkit measure noise", [1], [beats, depends], told, folder)
+    return claims.write("noise", "dragkit measure noise", [1], made, told, folder)
+
+
+def _lower(id_: str, statement: str, a: Tensor, b: Tensor) -> claims.Claim:
+    """The claim that the losses `a` are lower than `b` on the same latents."""
+    found, key = metrics.paired_difference(a, b), "noise loss difference"
+    holds = found.high < 0
+    return claim(id_, statement, found, len(a), holds, source="dragkit", key=key, notebook="02_diffusion_prior")
 
 
 @torch.no_grad()

@@ -243,6 +243,22 @@ def curves(
     return figure
 
 
+def over_budgets(
+    spent: Mapping[str, Sequence[Line]], *, ylabel: str, levels: Mapping[str, float], log_x: bool = False
+) -> Figure:
+    """`curves` of what `dragkit.pages.by_turns` gives: label -> (turns, means, lows, highs), all over the same turns."""
+    return curves(
+        {label: means for label, (_, means, _, _) in spent.items()},
+        next(iter(spent.values()))[0],
+        xlabel="budget (turns of DRAG)",
+        ylabel=ylabel,
+        bands={label: (lows, highs) for label, (_, _, lows, highs) in spent.items()},
+        levels=levels,
+        log_x=log_x,
+        points=True,
+    )
+
+
 def _levels(axes: Axes, levels: Mapping[str, float], points: Sequence[tuple[float, float]] = ()) -> None:
     """Thin horizontal lines. Their names stand at the end, and on the side of the line, where fewest of the points are: at the
     right end above the line by default, never between two lines that are close, and not outside."""

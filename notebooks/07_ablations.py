@@ -337,14 +337,8 @@ budgets = pages.recorded("budgets")
 print(pages.origin(budgets) if budgets else pages.missing("budgets"))
 
 spent = pages.by_turns(budgets, "st_lpips") if budgets else {}
-plots.curves(
-    {method: columns[1] for method, columns in spent.items()},
-    next(iter(spent.values()))[0],
-    xlabel="budget (turns of DRAG)",
-    ylabel="ST-LPIPS",
-    bands={method: (columns[2], columns[3]) for method, columns in spent.items()},
-    levels={"inverse network": budgets["rows"]["inverse network"]["st_lpips"]["mean"]},
-    points=True,
+plots.over_budgets(
+    spent, ylabel="ST-LPIPS", levels={"inverse network": budgets["rows"]["inverse network"]["st_lpips"]["mean"]}
 ) if budgets else None
 
 

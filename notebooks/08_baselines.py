@@ -582,15 +582,11 @@ for block in published["blocks"] if published else ():
 patience = pages.recorded("patience")
 print(pages.origin(patience) if patience else pages.missing("patience"))
 spent = pages.by_turns(patience, "st_lpips") if patience else {}
-plots.curves(
-    {label: columns[1] for label, columns in spent.items()},
-    next(iter(spent.values()))[0],
-    xlabel="budget (turns of DRAG)",
+plots.over_budgets(
+    spent,
     ylabel="ST-LPIPS",
-    bands={label: (columns[2], columns[3]) for label, columns in spent.items()},
     levels={"decoder ceiling": patience["rows"]["decoder ceiling"]["st_lpips"]["mean"]},
     log_x=True,
-    points=True,
 ) if patience else None
 
 # %%

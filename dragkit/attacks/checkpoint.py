@@ -31,7 +31,7 @@ class AttackState(Protocol):
         """All numbers that going on needs, by name."""
 
     def restore(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
-        """Become the state that gave these; "trace" is one of the tensors, `(iteration, B)`."""
+        """Become the state that gave these."""
 
 
 def fingerprint(*parts: object) -> str:
@@ -78,12 +78,14 @@ class Checkpoint:
             return
         with safe_open(self._path, "pt") as f:
             info, tensors = f.metadata(), {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+        trace = list(tensors.pop("trace"))
         if info.pop("identity") != self._identity:
             raise ValueError(
                 f"{self._path} was written by another attack: its settings, representations, mask, start, seeds, client "
                 "or prior differ from these; name another file, or delete it"
             )
         state.restore(tensors, {name: float(value) for name, value in info.items()})
+        state.trace = trace
         noise.load({name[6:]: t for name, t in tensors.items() if name.startswith("noise.")})
 
     def snapshot(self, state: AttackState, noise: NoiseSource) -> Snapshot | None:

@@ -111,25 +111,21 @@ class DragConfig:
         Its latents have 1,024 numbers, those of Stable Diffusion 16,384; a shorter memory of Adam and a higher rate fit it better.
         There are 1,000 timesteps; from 1,001 turns on, every step gets several.
         """
-        recurrence = max(1, ceil(turns / 1000))
-        return cls(
-            num_steps=ceil(turns / recurrence),
-            recurrence=recurrence,
-            guidance_rate=0.8,
-            betas=(0.5, 0.9),
-            clip=0.02,
-            eta=0.7,
-            final_tweedie=True,
-        )
+        chosen = cls(guidance_rate=0.8, betas=(0.5, 0.9), clip=0.02, eta=0.7, final_tweedie=True)
+        return chosen._spread(turns)
 
     @classmethod
     def small_plus(cls, turns: int = 100, strength: float = 0.05) -> DragConfig:
         """`small` from a first guess: about `turns` iterations in the last part of the diffusion, several per step where the part
         has fewer timesteps. The strength was chosen on training photos (`book/results/starts.json`).
         """
-        recurrence = ceil(turns / (strength * 1000) - 1e-9)
-        steps = ceil(turns / (recurrence * strength) - 1e-9)
-        return cls.small(turns).with_(num_steps=min(1000, steps), recurrence=recurrence, strength=strength)
+        return cls.small().with_(strength=strength)._spread(turns)
+
+    def _spread(self, turns: int) -> DragConfig:
+        """A copy with about `turns` iterations in its part of the 1,000 timesteps, as few per step as possible."""
+        recurrence = max(1, ceil(turns / (self.strength * 1000) - 1e-9))
+        steps = ceil(turns / (recurrence * self.strength) - 1e-9)
+        return self.with_(num_steps=min(1000, steps), recurrence=recurrence)
 
     @classmethod
     def paper_plus(cls) -> DragConfig:

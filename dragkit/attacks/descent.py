@@ -89,7 +89,6 @@ class DescentState:
         self.iteration, self.seconds = int(numbers["iteration"]), numbers["seconds"]
         self.best_distance = tensors["best_distance"].to(self.best_distance)
         self.failed_at = tensors["failed_at"].to(self.failed_at)
-        self.trace = list(tensors["trace"])
         for name, p in self.parameters.items():
             m, v = tensors[f"m.{name}"].to(p), tensors[f"v.{name}"].to(p)
             self.adam[name] = AdamState(m, v, self.iteration)

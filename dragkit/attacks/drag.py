@@ -63,7 +63,7 @@ class DragState:
             setattr(self, name, tensors[name].to(getattr(self, name)))
         self.adam.m, self.adam.v = tensors["adam.m"].to(self.z), tensors["adam.v"].to(self.z)
         self.adam.count, self.iteration = int(numbers["adam.count"]), int(numbers["iteration"])
-        self.trace, self.seconds = list(tensors["trace"]), numbers["seconds"]
+        self.seconds = numbers["seconds"]
 
 
 Callback = Callable[[DragState], "bool | None"]

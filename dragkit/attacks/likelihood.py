@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector
 
 from dragkit.attacks.checkpoint import fingerprint
 from dragkit.attacks.descent import Callback, Pace, Parameters, Target, descend, finish
@@ -196,7 +197,7 @@ def first_weights(config: LikelihoodConfig, seeds: Sequence[int], like: Tensor) 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = SkipNetwork(config)
-        drawn.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+        drawn.append(parameters_to_vector(network.parameters()).detach())
     return network.to(like), torch.stack(drawn).to(like)
 
 

@@ -12,10 +12,10 @@ from dragkit.sweeps.bounds import bits, bounds
 from dragkit.sweeps.depth import baselines
 from dragkit.sweeps.disco import disco
 from dragkit.sweeps.identity import retrieval
-from dragkit.sweeps.ingredients import ablations, budgets, rates, recurrence_curve
+from dragkit.sweeps.ingredients import ablations, rates, recurrence_curve
 from dragkit.sweeps.noise import noise
 from dragkit.sweeps.nopeek import nopeek
-from dragkit.sweeps.patience import patience
+from dragkit.sweeps.patience import budgets, patience
 from dragkit.sweeps.pixel_space import pixels
 from dragkit.sweeps.published import published
 from dragkit.sweeps.randomness import randomness

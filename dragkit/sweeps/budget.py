@@ -71,9 +71,9 @@ def equal_seconds(client: str, at: str, methods: list[str], turns: int) -> dict[
     return {name: with_iterations(name, max(1, round(budget / cost.get(name, budget)))) for name in methods}
 
 
-def equal_cases(client: str, at: str, turns: int, n: int) -> dict[str, Case]:
-    """Every available method at one cut, for the same time: "DRAG, block:9" -> case."""
-    settings = equal_seconds(client, at, available(client, at), turns)
+def equal_cases(client: str, at: str, turns: int, n: int, methods: tuple[str, ...] = ()) -> dict[str, Case]:
+    """These methods, or every available one, at one cut for the same time: "DRAG, block:9" -> case."""
+    settings = equal_seconds(client, at, list(methods) or available(client, at), turns)
     return {
         f"{METHODS[name].label}, {at}": Case(config, at, client=client, method=name, n=n, **FAST)
         for name, config in settings.items()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dragkit import claims, zoo
+from dragkit import claims
 from dragkit.attacks import DragConfig
-from dragkit.comparison import Rows, claim, compare, difference, gap, result_row
-from dragkit.experiment import Case, run
+from dragkit.comparison import Rows, claim, compare, difference, gap
+from dragkit.experiment import Case
 from dragkit.measurements import PAPER, SEEDS
-from dragkit.methods import METHODS
-from dragkit.sweeps.budget import FAST, equal_cases
+from dragkit.sweeps.budget import FAST
 
 BLOCKS = ("block:6", "block:12")  # claims are about the last one
 
@@ -118,15 +117,3 @@ def rates(turns: int = 48, n: int = 32, blocks: tuple[str, ...] = BLOCKS, folder
     )
     command = f"dragkit sweep rates --turns {turns} --n {n} --blocks {','.join(blocks)}"
     return claims.write("rates", command, SEEDS, [made], {"turns": turns, "blocks": list(blocks), "rows": rows}, folder)
-
-
-def budgets(n: int = 32, at: str = "block:12", folder: Path | None = None) -> Path:
-    """Quality against seconds: every method for the time of 20 to 160 turns of DRAG, beside the inverse network's one pass."""
-    rows: Rows = {}
-    for turns in (20, 40, 80, 160):
-        for case in equal_cases(zoo.CLIENT, at, turns, n).values():
-            told = {} if case.name == "inverse" else {"turns": turns}
-            label = ", ".join([METHODS[case.name].label, *(f"{turns} turns" for turns in told.values())])
-            rows[label] = result_row(run(case)) | told
-    command = f"dragkit sweep budgets --n {n}"
-    return claims.write("budgets", command, SEEDS, [], {"at": at, "rows": rows}, folder)

@@ -1,4 +1,4 @@
-"""Does the prior only buy time? DRAG and LM, which has no trained prior, from seconds to minutes per photo."""
+"""Quality against seconds: every method for short budgets, and DRAG against LM, which has no trained prior, for long ones."""
 
 from __future__ import annotations
 
@@ -9,45 +9,56 @@ import torch
 from torch import Tensor
 
 from dragkit import claims, experiment, zoo
+from dragkit.attacks.descent import Target
 from dragkit.comparison import Rows, gap, result_row, row
-from dragkit.distance import cosine_distance
-from dragkit.experiment import Case
 from dragkit.measurements import SEEDS
 from dragkit.methods import METHODS
-from dragkit.sweeps.budget import FAST, equal_seconds
+from dragkit.sweeps.budget import equal_cases
 
-TURNS = (80, 250, 1000, 4000)
-TRIED = ("drag", "lm")
+AT = "block:12"
+SHORT = (20, 40, 80, 160)
+LONG = (80, 250, 1000, 4000)
 
 
-def patience(n: int = 8, at: str = "block:12", turns: tuple[int, ...] = TURNS, folder: Path | None = None) -> Path:
-    """Quality against seconds far beyond `budgets`, on fewer photos; and what the prior's decoder could reach at best.
+def budgets(n: int = 32, at: str = AT, folder: Path | None = None) -> Path:
+    """Quality against seconds: every method for the time of 20 to 160 turns of DRAG, beside the inverse network's one pass."""
+    rows, _ = _for_every_budget(SHORT, at, n)
+    return claims.write("budgets", f"dragkit sweep budgets --n {n}", SEEDS, [], {"at": at, "rows": rows}, folder)
+
+
+def patience(n: int = 8, at: str = AT, folder: Path | None = None) -> Path:
+    """Does the prior only buy time? DRAG and LM far beyond `budgets`, on fewer photos, beside the prior's own round trip.
 
     About forty minutes on one core.
     """
+    rows, photos = _for_every_budget(LONG, at, n, ("drag", "lm"))
+    rows["decoder ceiling"] = _ceiling(photos, at)
+    made = [_overtakes(rows, at, turns) for turns in (LONG[0], LONG[-1])]
+    return claims.write("patience", f"dragkit sweep patience --n {n}", SEEDS, made, {"at": at, "rows": rows}, folder)
+
+
+def _for_every_budget(budgets: tuple[int, ...], at: str, n: int, methods: tuple[str, ...] = ()) -> tuple[Rows, Tensor]:
+    """Rows "DRAG, 80 turns" of the methods for the time of so many turns of DRAG ("inverse network" has no budget); the photos."""
     rows: Rows = {}
-    for budget in turns:
-        for name, config in equal_seconds(zoo.CLIENT, at, list(TRIED), budget).items():
-            case = Case(config, at, method=name, n=n, **FAST)
+    for turns in budgets:
+        for case in equal_cases(zoo.CLIENT, at, turns, n, methods).values():
             found = experiment.run(case)
-            rows[_label(name, budget)] = result_row(found) | {"turns": budget}
-    rows["decoder ceiling"] = _ceiling(found.photos, at)
-    made = [_overtakes(rows, at, budget) for budget in (turns[0], turns[-1])]
-    command = f"dragkit sweep patience --n {n}"
-    return claims.write("patience", command, SEEDS, made, {"at": at, "rows": rows}, folder)
+            told = {} if case.name == "inverse" else {"turns": turns}
+            rows[_label(case.name, **told)] = result_row(found) | told
+    return rows, found.photos
+
+
+def _label(name: str, turns: int | None = None) -> str:
+    return METHODS[name].label + (f", {turns} turns" if turns else "")
 
 
 @torch.no_grad()
 def _ceiling(photos: Tensor, at: str) -> dict[str, Any]:
     """The photos through encoder and decoder, with their IR distance."""
     client = zoo.load_client(zoo.CLIENT, at)
-    images = experiment.references(photos, zoo.load_prior(zoo.PRIOR))["decoder ceiling"]
-    distance = cosine_distance(client.tokens(client(images)), client.tokens(client(photos)))
+    images = experiment.round_trip(photos, zoo.load_prior(zoo.PRIOR))
+    distance = Target(client, client.tokens(client(photos))).measure(images)
     return row(images, photos) | {"distance": [round(v, 5) for v in distance.tolist()]}
-
-
-def _label(name: str, turns: int) -> str:
-    return f"{METHODS[name].label}, {turns} turns"
 
 
 def _overtakes(rows: Rows, at: str, turns: int) -> claims.Claim:

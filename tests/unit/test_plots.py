@@ -346,3 +346,14 @@ def test_the_name_of_a_level_keeps_away_from_the_points():
     both = {"a": [0.56, 0.56], "b": [0.0, 1.0]}  # at both ends above it
     axes = plots.curves(both, xlabel="x", ylabel="y", levels={"level": 0.5}).axes[0]
     assert [(text.get_ha(), text.get_va()) for text in axes.texts] == [("right", "top")]
+
+
+def test_budgets_become_curves_over_their_turns():
+    spent = {
+        "LM": [[20, 80], [0.5, 0.4], [0.4, 0.3], [0.6, 0.5]],
+        "DRAG": [[20, 80], [0.3, 0.2], [0.2, 0.1], [0.4, 0.3]],
+    }
+    axes = plots.over_budgets(spent, ylabel="ST-LPIPS", levels={"ceiling": 0.1}, log_x=True).axes[0]
+    assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[0.5, 0.4], [0.3, 0.2]]
+    assert list(axes.get_xticks()) == [20, 80] and len(axes.collections) == 2
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["LM", "DRAG"]

@@ -29,13 +29,13 @@ def faked(monkeypatch, tmp_path):
     monkeypatch.setattr(experiment, "run", run)
     monkeypatch.setattr("dragkit.sweeps.tuning.run", run)
     monkeypatch.setattr("dragkit.sweeps.pixel_space.run", run)
-    monkeypatch.setattr("dragkit.sweeps.ingredients.run", run)
     monkeypatch.setattr("dragkit.sweeps.start.run", run)
     monkeypatch.setattr(
         experiment,
         "references",
         lambda p, prior: {"mean image": torch.full_like(p, 0.5), "decoder ceiling": ceiling(p)},
     )
+    monkeypatch.setattr(experiment, "round_trip", lambda p, prior: ceiling(p))
     monkeypatch.setattr(comparison.zoo, "load_prior", lambda name: None)
 
     def use(level, ceiling=0.01):
