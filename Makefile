@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 REPORTS := _build/reports
 PYTEST := $(BIN)/python -m pytest
-CODE := dragkit tests notebooks book/build.py book/_ext
+CODE := dragkit book/draglab tests notebooks book/build.py book/_ext
 STAGES := lint unit notebooks figures book site
 
 .PHONY: help install book test run pair goldens format clean $(STAGES)

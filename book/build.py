@@ -43,7 +43,7 @@ def stage() -> None:
         FileNotFoundError: a notebook of `_toc.yml` has not been executed.
     """
     shutil.rmtree(STAGE, ignore_errors=True)
-    ignored = shutil.ignore_patterns("__pycache__", "build.py")
+    ignored = shutil.ignore_patterns("__pycache__", "build.py", "draglab")
     shutil.copytree(ROOT / "book", STAGE / "book", ignore=ignored)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, STAGE)

@@ -15,6 +15,8 @@ from torch import Tensor
 from torchvision.datasets import Imagenette
 from torchvision.transforms.v2 import functional as F
 
+from dragkit.cache import cache_dir
+
 CLASSES = (
     "tench",
     "English springer",
@@ -27,13 +29,6 @@ CLASSES = (
     "golf ball",
     "parachute",
 )
-
-
-def cache_dir() -> Path:
-    """Folder for decoded data and training runs: `$DRAGKIT_CACHE`, else `~/.cache/dragkit`. Created when missing."""
-    folder = Path(os.environ.get("DRAGKIT_CACHE") or Path.home() / ".cache" / "dragkit")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def find_data() -> Path:

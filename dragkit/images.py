@@ -11,13 +11,43 @@ import os
 import uuid
 import warnings
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional as F
+
+
+@lru_cache(maxsize=64)
+def _resize_matrix(n_in: int, n_out: int, interpolation: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`(n_out, n_in)` matrix of the antialiased resize of one axis: what torch makes of an identity image."""
+    with torch.inference_mode(False), torch.no_grad():
+        eye = torch.eye(n_in, dtype=torch.float64)[None, None]
+        matrix = F.interpolate(eye, size=(n_out, n_in), mode=interpolation, antialias=True, align_corners=False)
+        return matrix[0, 0].to(device=device, dtype=dtype)
+
+
+def resize_images(images: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
+    """Antialiased resize as two matrix products, `R_h @ x @ R_w^T`: equal to torchvision's, and deterministic on a GPU.
+
+    Args:
+        images: float `(B, C, H, W)`, any range.
+        size: (height, width) wanted.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        `(B, C, *size)`, differentiable, not clamped (bicubic overshoots); `images` itself when the size is right.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == size:
+        return images
+    rows = _resize_matrix(height, size[0], interpolation, images.dtype, images.device)
+    columns = _resize_matrix(width, size[1], interpolation, images.dtype, images.device)
+    return rows @ images @ columns.T
+
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 """What `load_images` looks for in a folder; `load_image` opens any file that Pillow can decode."""

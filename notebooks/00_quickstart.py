@@ -36,12 +36,15 @@ photo = ""  # path of a photo of your own, added to the two demonstration photos
 # %%
 import torch
 
-from dragkit import data, metrics, pages, plots, widgets, zoo
-from dragkit.attacks import DragConfig, drag
+from dragkit import data, zoo
+from dragkit.attacks.drag import drag
+from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
 from dragkit.images import grid, load_image
-from dragkit.record import record, record_panel
-from dragkit.sampling import ddim_sample
+from dragkit.measures import metrics
+from dragkit.priors.sampling import ddim_sample
+from draglab.pages import pages, plots, widgets
+from draglab.pages.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 config = {

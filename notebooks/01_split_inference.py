@@ -37,12 +37,13 @@ import torch
 from torchvision.io import encode_jpeg
 from torchvision.transforms.v2 import functional as F
 
-from dragkit import data, pages, plots, zoo
+from dragkit import data, zoo
+from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
 from dragkit.defenses import TokenShuffle, defend
 from dragkit.distance import cosine_distance
-from dragkit.record import record, record_panel
-from dragkit.threat import ThreatModel
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
 
 demo = data.demo_images(64)
 names, photos = list(demo), torch.stack(list(demo.values()))

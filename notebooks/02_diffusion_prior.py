@@ -36,11 +36,14 @@ seed = 0
 # %%
 import torch
 
-from dragkit import coordinates, data, metrics, pages, plots, schedule, widgets, zoo
+from dragkit import data, schedule, zoo
 from dragkit.images import grid
-from dragkit.noise import SeededNoise
-from dragkit.record import record, record_panel
-from dragkit.sampling import ddim_sample
+from dragkit.measures import metrics
+from dragkit.priors.sampling import ddim_sample
+from dragkit.streams import SeededNoise
+from draglab.pages import pages, plots, widgets
+from draglab.pages.record import record, record_panel
+from draglab.studies import coordinates
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 prior = zoo.load_prior(device=device)

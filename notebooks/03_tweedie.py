@@ -36,12 +36,14 @@ seed = 0
 # %%
 import torch
 
-from dragkit import data, metrics, pages, plots, schedule, zoo
-from dragkit.attacks import DragConfig, drag
-from dragkit.attacks.drag import _gradient, _turn
+from dragkit import data, schedule, zoo
+from dragkit.attacks.drag import _gradient, _turn, drag
+from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
-from dragkit.noise import SeededNoise
-from dragkit.record import record, record_panel
+from dragkit.measures import metrics
+from dragkit.streams import SeededNoise
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 small = {

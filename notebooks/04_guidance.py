@@ -42,11 +42,14 @@ from itertools import pairwise
 
 import torch
 
-from dragkit import data, guidance, metrics, pages, plots, schedule, zoo
-from dragkit.attacks import DragConfig, drag
-from dragkit.attacks.drag import _guided_step
-from dragkit.noise import SeededNoise
-from dragkit.record import record, record_panel
+from dragkit import data, schedule, zoo
+from dragkit.attacks import guidance
+from dragkit.attacks.drag import _guided_step, drag
+from dragkit.config import DragConfig
+from dragkit.measures import metrics
+from dragkit.streams import SeededNoise
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 num_steps = {"ci": 40, "laptop": 100, "colab": 100, "paper": 250}[budget]

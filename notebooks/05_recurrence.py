@@ -38,10 +38,13 @@ seed = 0
 # %%
 import torch
 
-from dragkit import data, guidance, metrics, pages, plots, schedule, zoo
-from dragkit.attacks import DragConfig, drag
-from dragkit.attacks.drag import _turn
-from dragkit.record import record, record_panel
+from dragkit import data, schedule, zoo
+from dragkit.attacks import guidance
+from dragkit.attacks.drag import _turn, drag
+from dragkit.config import DragConfig
+from dragkit.measures import intervals, metrics
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 turns = {"ci": 40, "laptop": 120, "colab": 400, "paper": 1000}[budget]
@@ -390,7 +393,7 @@ for cut in reversed(curve["blocks"]) if curve else ():
         scores = {name.split(",")[0]: row["ms_ssim"]["mean"] for name, row in rows.items() if name.endswith(kind)}
         best = max(scores, key=scores.get)
         print(f"{cut}, {kind}: the highest mean MS-SSIM is that of {best}: {scores[best]:.3f}.")
-    gap = metrics.paired_difference(*(rows[f"k={k}, equal turns"]["per_photo"]["ms_ssim"] for k in (16, 1)))
+    gap = intervals.paired_difference(*(rows[f"k={k}, equal turns"]["per_photo"]["ms_ssim"] for k in (16, 1)))
     print(f"{cut}, k = 16 minus k = 1 at equal turns: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}).")
     if gap.high < 0:
         print(

@@ -44,15 +44,17 @@ from pathlib import Path
 
 import torch
 
-from dragkit import data, metrics, pages, plots, zoo
-from dragkit.attacks import DragConfig, drag
-from dragkit.attacks.drag import NEEDS, _begin, _finish, _gradient, _guided_step, _Problem, _turn
+from dragkit import data, zoo
+from dragkit.attacks.drag import NEEDS, _begin, _finish, _gradient, _guided_step, _Problem, _turn, drag
 from dragkit.attacks.restarts import STRIDE, restarts
+from dragkit.attacks.threat import ThreatModel
+from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
-from dragkit.identification import evidence_map
-from dragkit.record import record, record_panel
-from dragkit.sampling import ddim_sample
-from dragkit.threat import ThreatModel
+from dragkit.measures import intervals, metrics
+from dragkit.measures.identification import evidence_map
+from dragkit.priors.sampling import ddim_sample
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 config = {
@@ -343,12 +345,12 @@ plots.intervals(pages.summaries(overfit, "ms_ssim"), "MS-SSIM") if overfit else 
 def read_overfit(result):
     """What the recorded overfit test says, in sentences."""
     got, possible = (torch.tensor(result["rows"][n]["per_photo"]["ms_ssim"]) for n in ("DRAG", "decoder ceiling"))
-    mean, low, high = metrics.bootstrap_ci(got)
+    mean, low, high = intervals.bootstrap_ci(got)
     print(f"{result['rows']['DRAG']['nfe']:,} turns: MS-SSIM {mean:.3f} (95 % interval {low:.3f} to {high:.3f}).")
     print(
         f"0.95 or more: {int((got >= 0.95).sum())} of {len(got)} photos; the decoder: {int((possible >= 0.95).sum())}."
     )
-    gap = metrics.paired_difference(possible, got)
+    gap = intervals.paired_difference(possible, got)
     print(f"Ceiling minus DRAG, photo by photo: {gap.mean:.3f} ({gap.low:.3f} to {gap.high:.3f}).")
     print(f"The test asks for 0.95: {'reached' if low > 0.95 else 'missed' if high < 0.95 else 'open'}.")
     if gap.low > 0:
@@ -398,7 +400,7 @@ plots.intervals(pages.summaries(small, "ms_ssim"), "MS-SSIM") if small else None
 # %%
 if small and overfit:
     scores = [run["rows"]["DRAG"]["per_photo"]["ms_ssim"] for run in (small, overfit)]
-    gain = metrics.paired_difference(*scores)
+    gain = intervals.paired_difference(*scores)
     low = small["rows"]["DRAG"]["ms_ssim"]["ci"][0]
     print(
         f"Small prior's settings minus published, photo by photo: {gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})."

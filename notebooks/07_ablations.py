@@ -39,11 +39,14 @@ import dataclasses
 
 import torch
 
-from dragkit import data, metrics, pages, plots, zoo
-from dragkit.attacks import DragConfig, drag
+from dragkit import data, zoo
+from dragkit.attacks.drag import drag
+from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
-from dragkit.readout import fit_readout
-from dragkit.record import record, record_panel
+from dragkit.measures import intervals, metrics
+from dragkit.measures.readout import fit_readout
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 config = DragConfig.small({"ci": 80, "laptop": 200, "colab": 400, "paper": 1000}[budget])
@@ -182,7 +185,7 @@ def differences(result, to, metric, only=None):
         for name, row in result["rows"].items()
         if "distance" in row and name != to and (only is None or name in only)
     }
-    return {name: metrics.paired_difference(v, result["rows"][to]["per_photo"][metric]) for name, v in values.items()}
+    return {name: intervals.paired_difference(v, result["rows"][to]["per_photo"][metric]) for name, v in values.items()}
 
 
 def verdict(interval, worse="higher"):
@@ -353,13 +356,13 @@ def read_budgets(result, methods):
         for rival in methods:
             if rival != "DRAG":
                 ours, theirs = (rows[f"{m}, {turns} turns"]["per_photo"]["st_lpips"] for m in ("DRAG", rival))
-                gap = metrics.paired_difference(ours, theirs)
+                gap = intervals.paired_difference(ours, theirs)
                 cells.append(f"{gap.mean:+.3f}, {verdict(gap)}")
         told.append(cells)
     a, b = tried[-2:]
     for method in methods:
         more, less = (rows[f"{method}, {n} turns"]["per_photo"]["st_lpips"] for n in (b, a))
-        gap = metrics.paired_difference(more, less)
+        gap = intervals.paired_difference(more, less)
         print(
             f"{method}, {a} to {b} turns: ST-LPIPS {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}), {verdict(gap)}."
         )

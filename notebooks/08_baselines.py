@@ -42,19 +42,25 @@ from importlib import import_module
 
 import torch
 
-from dragkit import comparison, data, identification, metrics, pages, plots, zoo
-from dragkit.attacks import DragConfig, GlassConfig, InverseConfig, InverseNetwork, LikelihoodConfig, RmleConfig
+from dragkit import data, zoo
 from dragkit.attacks.descent import _step
 from dragkit.attacks.drag import _Problem
-from dragkit.attacks.glass import _Search, divergence
-from dragkit.attacks.likelihood import SkipNetwork
-from dragkit.attacks.rmle import patch_prior, total_variation
+from dragkit.attacks.glass import GlassConfig, _Search, divergence
+from dragkit.attacks.image_prior import LikelihoodConfig, SkipNetwork
+from dragkit.attacks.inverse import InverseConfig
+from dragkit.attacks.rmle import RmleConfig, patch_prior, total_variation
+from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
-from dragkit.methods import METHODS, Knowledge, Method
-from dragkit.record import record, record_panel
-from dragkit.sampling import ddim_sample
-from dragkit.sweeps.budget import available
-from dragkit.training.inverse import InverseTask
+from dragkit.measures import identification, metrics
+from dragkit.priors.inverse_network import InverseNetwork
+from dragkit.priors.sampling import ddim_sample
+from dragkit.zoo.knowledge import Knowledge
+from draglab import tables
+from draglab.methods import METHODS, Method
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
+from draglab.studies.budget import available
+from draglab.training.inverse import InverseTask
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:9"
@@ -270,7 +276,7 @@ with torch.no_grad():
         "decoder ceiling": known.diffusion.decode(known.diffusion.encode(photos)).clamp(0, 1),
     }
     distance |= {name: cosine_distance(client.tokens(client(x)), client.tokens(h)) for name, x in references.items()}
-scores = {label: comparison.score(x, photos) for label, x in (images | references).items()}
+scores = {label: tables.score(x, photos) for label, x in (images | references).items()}
 
 
 def mean(values):
@@ -474,7 +480,7 @@ def duels(run):
     for rival in methods_of(run)[1:]:
         for block in run["blocks"]:
             if f"{rival}, {block}" in run["rows"]:
-                gap = comparison.difference(run["rows"], f"DRAG, {block}", f"{rival}, {block}", "st_lpips")
+                gap = tables.difference(run["rows"], f"DRAG, {block}", f"{rival}, {block}", "st_lpips")
                 verdict = "DRAG closer" if gap.high < 0 else f"{rival} closer" if gap.low > 0 else "undecided"
                 rows.append([rival, block, f"{gap.mean:+.3f}", f"{gap.low:+.3f} to {gap.high:+.3f}", verdict])
     return rows
@@ -568,7 +574,7 @@ for block in published["blocks"] if published and vit else ():
 ours = "DRAG, our settings"
 for block in published["blocks"] if published else ():
     for rival in ("DRAG", "LM"):
-        gap = comparison.difference(published["rows"], f"{ours}, {block}", f"{rival}, {block}", "st_lpips")
+        gap = tables.difference(published["rows"], f"{ours}, {block}", f"{rival}, {block}", "st_lpips")
         verdict = "closer" if gap.high < 0 else "farther" if gap.low > 0 else "not told apart"
         print(f"{block}, our settings minus {rival}: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}), {verdict}.")
 
@@ -592,7 +598,7 @@ plots.over_budgets(
 # %%
 told = []
 for turns in spent["LM"][0] if patience else ():
-    gap = comparison.difference(patience["rows"], f"DRAG, {turns} turns", f"LM, {turns} turns", "st_lpips")
+    gap = tables.difference(patience["rows"], f"DRAG, {turns} turns", f"LM, {turns} turns", "st_lpips")
     verdict = "DRAG closer" if gap.high < 0 else "LM closer" if gap.low > 0 else "undecided"
     away = [f"{mean(patience['rows'][f'{label}, {turns} turns']['distance']):.4f}" for label in ("DRAG", "LM")]
     told.append([f"{turns:,}", f"{gap.mean:+.3f}", f"{gap.low:+.3f} to {gap.high:+.3f}", verdict, *away])

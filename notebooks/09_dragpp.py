@@ -41,14 +41,18 @@ import math
 
 import torch
 
-from dragkit import comparison, data, metrics, pages, plots, schedule, zoo
-from dragkit.attacks import DragConfig, drag, drag_plus_plus, inverse
+from dragkit import data, schedule, zoo
 from dragkit.attacks.drag import NEEDS as DRAG_NEEDS
-from dragkit.attacks.drag import _begin
-from dragkit.attacks.dragpp import NEEDS
+from dragkit.attacks.drag import _begin, drag
+from dragkit.attacks.dragpp import NEEDS, drag_plus_plus
+from dragkit.attacks.inverse import inverse
+from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
-from dragkit.noise import SeededNoise
-from dragkit.record import record, record_panel
+from dragkit.measures import metrics
+from dragkit.streams import SeededNoise
+from draglab import tables
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:9"
@@ -222,7 +226,7 @@ plots.image_rows(
 )
 
 # %%
-scores = {row: comparison.score(run.images, photos) for row, run in everything.items()}
+scores = {row: tables.score(run.images, photos) for row, run in everything.items()}
 part = {"0.3, no guidance": 0.3, **{f"strength {s}": s for s in tried}, "from noise": 1.0}
 first_t = {row: schedule.ddim_timesteps(steps(s, turns).num_steps)[-everything[row].nfe] for row, s in part.items()}
 
@@ -246,7 +250,7 @@ table = [
     ]
     for row, run in everything.items()
 ]
-top = comparison.score(ceiling, photos)
+top = tables.score(ceiling, photos)
 table.append(
     [
         "decoder ceiling",
@@ -308,9 +312,7 @@ def grow(attack, strength, known):
 ways = {f"from the guess, {s}": grow(from_guess, s, runs[f"strength {s}"]) for s in (0.1, 0.3)}
 ways["from noise (DRAG)"] = grow(lambda config: drag(h, client, prior, config, seeds=seed), 1.0, runs["from noise"])
 quality = {
-    way: {
-        metric: [mean(comparison.score(run.images, photos)[metric]) for run in made] for metric in ("st_lpips", "psnr")
-    }
+    way: {metric: [mean(tables.score(run.images, photos)[metric]) for run in made] for metric in ("st_lpips", "psnr")}
     for way, made in ways.items()
 }
 
@@ -419,10 +421,10 @@ for cut in began["blocks"] if began else ():
     nearest = min(tried_starts, key=lambda s: rows[tried_starts[s]]["st_lpips"]["mean"])
     print(f"{cut}: of the strengths, {nearest} has the lowest mean ST-LPIPS from the guess.")
     for name in (f"noise, {cut}", f"the guess itself, {cut}", f"grey, strength {nearest}, {cut}"):
-        change = comparison.difference(rows, tried_starts[nearest], name, "st_lpips")
+        change = tables.difference(rows, tried_starts[nearest], name, "st_lpips")
         side = "closer" if change.high < 0 else "further" if change.low > 0 else "not told apart"
         print(f"  minus '{name}': {change.mean:+.3f} ({change.low:+.3f} to {change.high:+.3f}), {side}.")
-    late = comparison.difference(rows, f"grey, strength 0.5, {cut}", f"noise, {cut}", "st_lpips")
+    late = tables.difference(rows, f"grey, strength 0.5, {cut}", f"noise, {cut}", "st_lpips")
     helps = "helps" if late.high < 0 else "hurts" if late.low > 0 else "is not told apart from none"
     print(f"  A late start alone (grey, strength 0.5) {helps}: {late.mean:+.3f} ({late.low:+.3f} to {late.high:+.3f}).")
 
@@ -481,7 +483,7 @@ def duels(name):
     for rival in ("DRAG", "inverse network"):
         for block in blocks[name]:
             for metric in ("st_lpips", "psnr"):
-                gap = comparison.difference(found[name]["rows"], f"DRAG++, {block}", f"{rival}, {block}", metric)
+                gap = tables.difference(found[name]["rows"], f"DRAG++, {block}", f"{rival}, {block}", metric)
                 sign = 1 if metrics.DIRECTION[metric] == "higher" else -1
                 low, high = sorted((sign * gap.low, sign * gap.high))
                 verdict = "DRAG++ closer" if low > 0 else f"{rival} closer" if high < 0 else "undecided"

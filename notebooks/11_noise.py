@@ -39,21 +39,26 @@ seed = 0
 # %%
 import torch
 
-from dragkit import comparison, data, metrics, pages, plots, utility, zoo
-from dragkit.adaptive import averaged, hear, most_likely, visible_numbers
+from dragkit import data, zoo
+from dragkit.adaptive.distances import visible_distance
 from dragkit.adaptive.likelihood import Mahalanobis, average
-from dragkit.attacks import DragConfig
+from dragkit.adaptive.replies import averaged, hear, most_likely, visible_numbers
+from dragkit.config import DragConfig
 from dragkit.defenses import Dropout, GaussianNoise, LaplaceNoise, defend
+from dragkit.defenses.additive import AdditiveNoise, fill, mean_token, spread, training_tokens
 from dragkit.defenses.base import Defence
-from dragkit.defenses.noise import AdditiveNoise, fill, mean_token, spread, training_tokens
-from dragkit.distance import cosine_distance, visible_distance
-from dragkit.methods import METHODS, Knowledge
-from dragkit.record import record, record_panel
-from dragkit.sweeps import defended
-from dragkit.sweeps.noise import DROPOUT, GAUSSIAN, LAPLACE
+from dragkit.distance import cosine_distance
+from dragkit.measures import intervals, metrics, utility
+from dragkit.zoo.knowledge import Knowledge
+from draglab import tables
+from draglab.methods import METHODS
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
+from draglab.studies import defence_study
+from draglab.studies.noise import DROPOUT, GAUSSIAN, LAPLACE
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-at = defended.AT
+at = defence_study.AT
 client = zoo.load_client(at=at, device=device)
 known = Knowledge(zoo.CLIENT, at, zoo.PRIOR, device)
 demo = data.demo_images(64)
@@ -123,7 +128,7 @@ pages.source(utility.per_photo_right, utility.accuracy)
 # is. How many photos does one need to see a loss of two points?
 
 # %%
-widths = {n: [metrics.wilson_interval(round(share * n), n) for share in (0.5, 0.9)] for n in (32, 400, 3925)}
+widths = {n: [intervals.wilson_interval(round(share * n), n) for share in (0.5, 0.9)] for n in (32, 400, 3925)}
 pages.table(
     ["photos", "half-width at 50 %", "half-width at 90 %"],
     [[n, *(f"{50 * (found.high - found.low):.1f} points" for found in both)] for n, both in widths.items()],
@@ -399,7 +404,7 @@ def against_accuracy(study, metric):
         row = study["rows"][label]
         return tuple(row["accuracy"]), (row[metric]["mean"], *row[metric]["ci"]), text
 
-    series = {"undefended": [point(defended.OPEN, "")]}
+    series = {"undefended": [point(defence_study.OPEN, "")]}
     for recipe, reply, text in recipes:
         kind, aware = ("dropout", "zeros masked") if reply == "visible" else ("noise", "likelihood")
         for label, told, name in ((recipe, "unaware", ""), (f"{recipe}, {reply}", aware, text)):
@@ -445,9 +450,9 @@ def price_list(study):
         label = f"{recipe}, {reply}"
         if recipe not in rows or label not in rows:
             continue
-        gain = comparison.difference(rows, label, recipe, "ms_ssim")
+        gain = tables.difference(rows, label, recipe, "ms_ssim")
         stronger = max((recipe, label), key=lambda name: rows[name]["ms_ssim"]["mean"])
-        half = defended.above_half(rows, stronger)
+        half = defence_study.above_half(rows, stronger)
         accuracy, low, high = rows[label]["accuracy"]
         out.append(
             [
@@ -471,7 +476,7 @@ pages.table(header, prices) if prices else print("No strength has been recorded 
 
 # %%
 if prices:
-    plain = study["rows"][defended.OPEN]
+    plain = study["rows"][defence_study.OPEN]
     print(f"Undefended: accuracy {plain['accuracy'][0]:.1%}, MS-SSIM {plain['ms_ssim']['mean']:.3f}.")
     for kind, reply in (("gaussian", "likelihood"), ("laplace", "likelihood"), ("dropout", "masking")):
         own = [row for row in prices if row[0].startswith(kind)]
@@ -498,7 +503,7 @@ def servers(rows):
     for recipe, row in rows.items():
         tuned = rows.get(f"{recipe}, trained server")
         if tuned and recipe == row["defence"]:
-            before, after, plain = (r["accuracy"][0] for r in (row, tuned, rows[defended.OPEN]))
+            before, after, plain = (r["accuracy"][0] for r in (row, tuned, rows[defence_study.OPEN]))
             out.append([recipe, f"{before:.1%}", f"{after:.1%}", f"{100 * (plain - after):.1f} points"])
     return out
 
@@ -509,9 +514,9 @@ def others(rows):
     for label, row in rows.items():
         recipe, _, who = label.partition(", ")
         if who in ("expectation", "inverse network"):
-            gain = comparison.difference(rows, label, recipe, "ms_ssim")
+            gain = tables.difference(rows, label, recipe, "ms_ssim")
             told = f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
-            kept = by_interval(defended.above_half(rows, label), "yes", "no")
+            kept = by_interval(defence_study.above_half(rows, label), "yes", "no")
             out.append([recipe, who, row["ms_ssim"]["mean"], kept, told, by_interval(gain, "closer", "further")])
     return out
 

@@ -43,14 +43,15 @@ import math
 import torch
 import transformers
 
-from dragkit import comparison, data, metrics, pages, plots, utility, zoo
-from dragkit.adaptive import hear, reordered, undone, visible_tokens
+from dragkit import cache, data, zoo
+from dragkit.adaptive.distances import Assignment, Gram, SlicedWasserstein, match, token_gram_distance
 from dragkit.adaptive.reorder import PositionNetwork, _checksum, fit_positions, reorder
-from dragkit.attacks import DragConfig
+from dragkit.adaptive.replies import hear, reordered, undone, visible_tokens
 from dragkit.bounds import shuffle_bits, success_bound
 from dragkit.client import SplitClient
+from dragkit.config import DragConfig
 from dragkit.defenses import FeaturePermutation, Rotation, TokenDrop, TokenShuffle, defend, make
-from dragkit.defenses.noise import training_tokens
+from dragkit.defenses.additive import training_tokens
 from dragkit.defenses.tokens import _orderless
 from dragkit.defenses.transforms import (
     first_weights,
@@ -60,16 +61,20 @@ from dragkit.defenses.transforms import (
     transformed_server,
 )
 from dragkit.defenses.transport import LowRank, Quantise, TopK
-from dragkit.distance import Assignment, Gram, SlicedWasserstein, cosine_distance, match, token_gram_distance
-from dragkit.measurements import PAPER
-from dragkit.methods import METHODS, Knowledge
-from dragkit.record import record, record_panel
-from dragkit.sweeps import defended
-from dragkit.sweeps.tokens import AFTER_DROP, ORDERS, SHARES
-from dragkit.sweeps.transport import BITS, RANKS, SECRET, TOPK
+from dragkit.distance import cosine_distance
+from dragkit.measures import metrics, utility
+from dragkit.zoo.knowledge import Knowledge
+from draglab import tables
+from draglab.methods import METHODS
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
+from draglab.studies import defence_study
+from draglab.studies.first_checks import PAPER
+from draglab.studies.tokens import AFTER_DROP, ORDERS, SHARES
+from draglab.studies.transport import BITS, RANKS, SECRET, TOPK
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-at = defended.AT
+at = defence_study.AT
 client = zoo.load_client(at=at, device=device)
 prefix = client.layout.prefix_tokens
 known = Knowledge(zoo.CLIENT, at, zoo.PRIOR, device)
@@ -261,7 +266,7 @@ pages.source(PositionNetwork, reordered)
 
 # %%
 wanted = {"name": "position classifier", "client": zoo.CLIENT, "at": at, "weights": _checksum(client)}
-cards = [json.loads(file.read_text()) for file in sorted((data.cache_dir() / "probes").glob("*.json"))]
+cards = [json.loads(file.read_text()) for file in sorted((cache.cache_dir() / "probes").glob("*.json"))]
 cached = [card for card in cards if wanted.items() <= card.items()]
 learned = None
 if cached:
@@ -273,7 +278,7 @@ if cached:
         print(f"{what}: {measured['value']:.1%} [{low:.1%}, {high:.1%}], {measured['n']} held-out training photos.")
     learned = landed(positions(tested))
 else:
-    print(f"No position classifier of {zoo.CLIENT} at {at} is in {data.cache_dir() / 'probes'}.")
+    print(f"No position classifier of {zoo.CLIENT} at {at} is in {cache.cache_dir() / 'probes'}.")
     print(f"`python -m dragkit.adaptive.reorder --client {zoo.CLIENT} --at {at}` trains one.")
 
 # %%
@@ -597,7 +602,7 @@ def pick(study, labels, metric):
 
 
 # %% mystnb={"image": {"alt": "One dot with a confidence bar per attacker: MS-SSIM of reconstructions from undefended messages, from shuffled messages without and with every reply, and of the prior alone", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher leaks more), mean and 95 % interval, against shuffled tokens. The server's accuracy is the same in all rows.", "name": "fig-tokens-shuffle"}}
-around = [defended.OPEN, *shuffles, defended.PRIOR]
+around = [defence_study.OPEN, *shuffles, defence_study.PRIOR]
 plots.intervals(pick(study, around, "ms_ssim"), "MS-SSIM") if study else None
 
 
@@ -612,8 +617,8 @@ def answered(rows, unaware, replies):
     out = []
     for label in replies:
         if label in rows and unaware in rows:
-            gain = comparison.difference(rows, label, unaware, "ms_ssim")
-            left = comparison.difference(rows, label, defended.OPEN, "ms_ssim")
+            gain = tables.difference(rows, label, unaware, "ms_ssim")
+            left = tables.difference(rows, label, defence_study.OPEN, "ms_ssim")
             out.append(
                 [
                     label,
@@ -639,25 +644,25 @@ if replies:
     print("; ".join(f"{what}: {', '.join(which)}" for what, which in told.items() if which) + ".")
     ranked = sorted((row[0] for row in replies), key=lambda label: rows[label]["ms_ssim"]["mean"], reverse=True)
     best, second = ranked[0], ranked[1]
-    gap = comparison.difference(rows, best, second, "ms_ssim")
+    gap = tables.difference(rows, best, second, "ms_ssim")
     print(
         f"Strongest by mean MS-SSIM: {best}, before {second} by {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
         f" ({by_interval(gap, 'decided', 'reversed')})."
     )
     if {"shuffle, placed", "shuffle, reorder"} <= set(rows):
-        gap = comparison.difference(rows, "shuffle, placed", "shuffle, reorder", "ms_ssim")
+        gap = tables.difference(rows, "shuffle, placed", "shuffle, reorder", "ms_ssim")
         said = by_interval(gap, "better", "worse")
         print(
             f"Classifier and picture together, beside the classifier alone: {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] ({said})."
         )
-    left = comparison.difference(rows, best, defended.OPEN, "ms_ssim")
+    left = tables.difference(rows, best, defence_study.OPEN, "ms_ssim")
     if left.high < 0:
         print(
             f"Even from this attacker shuffling takes {-left.mean:.3f} of MS-SSIM [{-left.high:.3f}, {-left.low:.3f}]."
         )
     else:
         print(f"Shuffling takes nothing from this attacker that could be told from chance: {left.mean:+.3f}.")
-    plain, defence = (rows[label]["accuracy"] for label in (defended.OPEN, "shuffle"))
+    plain, defence = (rows[label]["accuracy"] for label in (defence_study.OPEN, "shuffle"))
     same = "It costs the server nothing" if abs(plain[0] - defence[0]) < 1e-9 else "It costs the server something"
     print(f"{same}: accuracy {plain[0]:.1%} without, {defence[0]:.1%} with it.")
 
@@ -695,7 +700,7 @@ def against_accuracy(study, kinds, metric):
         row = study["rows"][label]
         return tuple(row["accuracy"]), (row[metric]["mean"], *row[metric]["ci"]), text
 
-    series = {"undefended": [point(defended.OPEN, "")]}
+    series = {"undefended": [point(defence_study.OPEN, "")]}
     for name, labels in kinds.items():
         found = [point(label, text) for label, text in labels if label in study["rows"]]
         series |= {name: found} if found else {}
@@ -704,7 +709,7 @@ def against_accuracy(study, kinds, metric):
 
 def neighbours(study, metric):
     """Heights of the reference rows."""
-    return {name: study["rows"][name][metric]["mean"] for name in (defended.PRIOR,) if name in study["rows"]}
+    return {name: study["rows"][name][metric]["mean"] for name in (defence_study.PRIOR,) if name in study["rows"]}
 
 
 # %% mystnb={"image": {"alt": "Points with bars in both directions: MS-SSIM of the reconstruction over the server's accuracy, for shuffled tokens, dropped tokens with and without a mask, and both together", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher leaks more) against accuracy, mean and 95 % intervals. Numbers are the share dropped, words the reply.", "name": "fig-tokens-drop"}}
@@ -732,8 +737,8 @@ if drops:
     else:
         print("Masking: " + "; ".join(f"{label} {what}" for label, what in masks.items()) + ".")
     for share in SHARES:
-        cost = study["rows"][defended.OPEN]["accuracy"][0] - study["rows"][f"drop:{share}"]["accuracy"][0]
-        half = defended.above_half(study["rows"], f"drop:{share}, mask")
+        cost = study["rows"][defence_study.OPEN]["accuracy"][0] - study["rows"][f"drop:{share}"]["accuracy"][0]
+        half = defence_study.above_half(study["rows"], f"drop:{share}, mask")
         keeps = by_interval(half, "keeps more than half", "keeps less than half")
         print(
             f"{share:.0%} dropped costs {100 * cost:.1f} points of accuracy; the masking attacker: {keeps} of the MS-SSIM "
@@ -784,8 +789,8 @@ if transport:
     for family in kinds.values():
         for label, _ in family:
             if label in rows:
-                half = defended.above_half(rows, label)
-                cost = rows[defended.OPEN]["accuracy"][0] - rows[label]["accuracy"][0]
+                half = defence_study.above_half(rows, label)
+                cost = rows[defence_study.OPEN]["accuracy"][0] - rows[label]["accuracy"][0]
                 keeps = by_interval(half, "yes", "no")
                 lengths.append([label, f"{100 * cost:.1f} points", rows[label]["ms_ssim"]["mean"], keeps])
 pages.table(["stronger attacker", "costs", "MS-SSIM", "keeps half"], lengths) if lengths else print(
@@ -799,29 +804,35 @@ if lengths:
 
 # %% mystnb={"image": {"alt": "One dot with a confidence bar per attacker: MS-SSIM of reconstructions from undefended messages and from rotated and permuted features, without a reply, with cosines between tokens, and with the secret read off the weights", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher leaks more), mean and 95 % interval, against secret bases of the features.", "name": "fig-tokens-secret"}}
 hiding = [label for label in (transport["rows"] if transport else ()) if label.partition(",")[0] in SECRET]
-plots.intervals(pick(transport, [defended.OPEN, *hiding, defended.PRIOR], "ms_ssim"), "MS-SSIM") if hiding else None
+plots.intervals(
+    pick(transport, [defence_study.OPEN, *hiding, defence_study.PRIOR], "ms_ssim"), "MS-SSIM"
+) if hiding else None
 
 # %%
 for recipe in SECRET:
     if transport and f"{recipe}, undo" in transport["rows"]:
-        found = comparison.difference(transport["rows"], f"{recipe}, undo", defended.OPEN, "ms_ssim")
+        found = tables.difference(transport["rows"], f"{recipe}, undo", defence_study.OPEN, "ms_ssim")
         equal = "as if there were no defence" if abs(found.mean) < 0.02 else "not quite as without the defence"
         print(f"{recipe}, read off the weights: {found.mean:+.3f} of MS-SSIM against undefended, {equal}.")
 
 # %%
 if transport and "rotate, token gram" in transport["rows"]:
     rows, label = transport["rows"], "rotate, token gram"
-    for other, what in (("rotate", "unaware"), (defended.PRIOR, "the prior alone"), (defended.OPEN, "undefended")):
-        found = comparison.difference(rows, label, other, "ms_ssim")
+    for other, what in (
+        ("rotate", "unaware"),
+        (defence_study.PRIOR, "the prior alone"),
+        (defence_study.OPEN, "undefended"),
+    ):
+        found = tables.difference(rows, label, other, "ms_ssim")
         said = by_interval(found, "better", "worse")
         print(
             f"Cosines between tokens, against {what}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] ({said})."
         )
-    if comparison.difference(rows, label, defended.PRIOR, "ms_ssim").low <= 0:
+    if tables.difference(rows, label, defence_study.PRIOR, "ms_ssim").low <= 0:
         print(
             "It is not told apart from guessing without a message: in these few turns the reply does not find its way."
         )
-    print(f"Keeps more than half: {by_interval(defended.above_half(rows, label), 'yes', 'no')}.")
+    print(f"Keeps more than half: {by_interval(defence_study.above_half(rows, label), 'yes', 'no')}.")
 
 # %% [markdown]
 # ## What holds of the paper's section on shuffling

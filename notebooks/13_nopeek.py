@@ -42,16 +42,21 @@ import math
 
 import torch
 
-from dragkit import comparison, correlation, data, metrics, pages, plots, zoo
-from dragkit.attacks import DragConfig, drag
-from dragkit.correlation import distance_correlation
-from dragkit.record import record, record_panel
-from dragkit.sweeps import defended
-from dragkit.sweeps.nopeek import CONTROL, SHIPPED
-from dragkit.training.nopeek import NopeekRecipe, NopeekTask
+from dragkit import data, zoo
+from dragkit.attacks.drag import drag
+from dragkit.config import DragConfig
+from dragkit.defenses import nopeek
+from dragkit.defenses.nopeek import distance_correlation
+from dragkit.measures import metrics
+from draglab import tables
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
+from draglab.studies import defence_study
+from draglab.studies.nopeek import CONTROL, SHIPPED
+from draglab.training.nopeek import NopeekRecipe, NopeekTask
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-at = defended.AT
+at = defence_study.AT
 client = zoo.load_client(at=at, device=device)
 prior = zoo.load_prior(device=device)
 demo = data.demo_images(64)
@@ -86,7 +91,7 @@ pages.source(NopeekRecipe, NopeekTask.loss)
 # distances, and *with infinitely many photos*, it is 0 exactly when photo and message are independent.
 
 # %%
-pages.source(correlation.distance_correlation, correlation._centred, correlation._u_centred)
+pages.source(nopeek.distance_correlation, nopeek._centred, nopeek._u_centred)
 
 # %% [markdown]
 # The listing has two ways to subtract the means. The first is the formula above; every NoPeek code that we read uses it.
@@ -327,7 +332,7 @@ def trained(rows):
         if rows[label]["method"] != "drag":
             continue
         found = [model["measured"][key]["value"] for key in ("correlation", "correlation_unbiased", "top1")]
-        table.append([label, defended.changed(model, base) or "-", *found[:2], f"{found[2]:.1%}"])
+        table.append([label, defence_study.changed(model, base) or "-", *found[:2], f"{found[2]:.1%}"])
     return table
 
 
@@ -366,7 +371,7 @@ def ablation(rows):
         if row.get("method") != "drag":
             continue
         same = label == control
-        gap = None if same or control not in rows else comparison.difference(rows, label, control, "ms_ssim")
+        gap = None if same or control not in rows else tables.difference(rows, label, control, "ms_ssim")
         table.append(
             [
                 label,
@@ -388,14 +393,14 @@ pages.table(header, ablation(study["rows"])) if study else None
 def read(rows):
     """What NoPeek did, beside what further training did, in sentences."""
     for a, b, what in (
-        (control, defended.OPEN, "further training alone"),
+        (control, defence_study.OPEN, "further training alone"),
         (shipped, control, "the loss, beside the same training without it"),
-        (shipped, defended.OPEN, "both together"),
+        (shipped, defence_study.OPEN, "both together"),
     ):
         if a not in rows or b not in rows:
             print(f"{what.capitalize()}: not recorded.")
             continue
-        gap = comparison.difference(rows, a, b, "ms_ssim")
+        gap = tables.difference(rows, a, b, "ms_ssim")
         lost = rows[a]["accuracy"][0] - rows[b]["accuracy"][0]
         effect = "lower" if gap.high < 0 else "higher" if gap.low > 0 else "not told apart"
         print(
@@ -404,14 +409,14 @@ def read(rows):
         )
     network = f"{shipped}, inverse network"
     if network in rows and shipped in rows:
-        gap = comparison.difference(rows, network, shipped, "st_lpips")
+        gap = tables.difference(rows, network, shipped, "st_lpips")
         first = "closer than" if gap.high < 0 else "further than" if gap.low > 0 else "not told apart from"
         print(
             f"An inverse network trained on NoPeek's messages is {first} DRAG in ST-LPIPS: {gap.mean:+.3f} "
             f"({gap.low:+.3f} to {gap.high:+.3f})."
         )
     if shipped in rows:
-        above = defended.above_half(rows, shipped)
+        above = defence_study.above_half(rows, shipped)
         kept = "more than" if above.low > 0 else "less than" if above.high < 0 else "about"
         print(f"DRAG keeps {kept} half of the MS-SSIM that it gains over the prior alone without the defence.")
 

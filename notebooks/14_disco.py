@@ -39,19 +39,24 @@ seed = 0
 # %%
 import torch
 
-from dragkit import comparison, data, defenses, metrics, pages, plots, zoo
-from dragkit.adaptive import REPLIES, hear
-from dragkit.attacks import DragConfig, drag
+from dragkit import data, defenses, zoo
+from dragkit.adaptive.distances import LoudChannels, channel_cosine_distance
+from dragkit.adaptive.replies import REPLIES, hear
+from dragkit.attacks.drag import drag
+from dragkit.config import DragConfig
 from dragkit.defenses.disco import Mask, Pruner, PrunerShape, channel_mask, load_pruner
-from dragkit.distance import LoudChannels, channel_cosine_distance, cosine_distance
-from dragkit.methods import Knowledge
-from dragkit.record import record, record_panel
-from dragkit.sweeps import defended
-from dragkit.sweeps.disco import SHIPPED
-from dragkit.training.disco import DiscoRecipe, DiscoTask, reverse
+from dragkit.distance import cosine_distance
+from dragkit.measures import metrics
+from dragkit.zoo.knowledge import Knowledge
+from draglab import tables
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
+from draglab.studies import defence_study
+from draglab.studies.disco import SHIPPED
+from draglab.training.disco import DiscoRecipe, DiscoTask, reverse
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-at = defended.AT
+at = defence_study.AT
 trained = zoo.available(SHIPPED)
 client = zoo.load_client(SHIPPED if trained else zoo.CLIENT, at, device=device)
 demo = data.demo_images(64)
@@ -344,7 +349,7 @@ def replies(rows):
         base = label.rpartition(", ")[0]
         if not row.get("reply") or base not in rows or row["reply"] == "retrained":
             continue
-        gap = comparison.difference(rows, label, base, "ms_ssim")
+        gap = tables.difference(rows, label, base, "ms_ssim")
         told = f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
         table.append([base, REPLIES[row["reply"]].label, row["ms_ssim"]["mean"], told, verdict(gap)])
     return table
@@ -363,9 +368,9 @@ def by_mask(rows):
     """Each mask's strongest DRAG attacker, with what the mask costs."""
     groups = {}
     for label, row in rows.items():
-        if row.get("method") == "drag" and label != defended.OPEN:
+        if row.get("method") == "drag" and label != defence_study.OPEN:
             groups.setdefault(label.partition(", ")[0], []).append(label)
-    return {mask_name: defended.strongest(rows, tried) for mask_name, tried in groups.items()}
+    return {mask_name: defence_study.strongest(rows, tried) for mask_name, tried in groups.items()}
 
 
 def costs(rows):
@@ -373,7 +378,7 @@ def costs(rows):
     worst, table = by_mask(rows), []
     for name, label in worst.items():
         row, chance = rows[label], worst.get("disco-random")
-        gap = comparison.difference(rows, label, chance, "ms_ssim") if chance and name != "disco-random" else None
+        gap = tables.difference(rows, label, chance, "ms_ssim") if chance and name != "disco-random" else None
         table.append(
             [
                 name,
@@ -405,10 +410,10 @@ def retrainings(rows):
         row = rows[label]
         if row["client"] in (SHIPPED, zoo.CLIENT):
             continue
-        gap = comparison.difference(rows, label, worst["disco"], "ms_ssim")
+        gap = tables.difference(rows, label, worst["disco"], "ms_ssim")
         table.append(
             [
-                defended.changed(row["models"][row["client"]], base["models"][SHIPPED]),
+                defence_study.changed(row["models"][row["client"]], base["models"][SHIPPED]),
                 f"{100 * (row['accuracy'][0] - base['accuracy'][0]):+.1f}",
                 f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})",
                 verdict(gap, "leaks more", "leaks less"),
@@ -434,12 +439,12 @@ def read(rows):
         if a not in worst or b not in worst:
             print(f"{what}: not recorded.")
             continue
-        gap = comparison.difference(rows, worst[a], worst[b], "ms_ssim")
+        gap = tables.difference(rows, worst[a], worst[b], "ms_ssim")
         lost = 100 * (rows[worst[a]]["accuracy"][0] - rows[worst[b]]["accuracy"][0])
         effect = verdict(gap, "leaks more", "leaks less")
         print(f"{what}: {effect} ({gap.mean:+.3f}, {gap.low:+.3f} to {gap.high:+.3f}), accuracy {lost:+.1f} points.")
     if "no mask" in rows and "disco" in worst:
-        gap = comparison.difference(rows, worst["disco"], "no mask", "ms_ssim")
+        gap = tables.difference(rows, worst["disco"], "no mask", "ms_ssim")
         effect = verdict(gap, "more", "less")
         line = f"as much as without a mask, or the difference is not seen: {gap.mean:+.3f}"
         print(
@@ -447,7 +452,7 @@ def read(rows):
         )
     network = "disco, inverse network"
     if network in rows and "disco" in worst:
-        gap = comparison.difference(rows, network, worst["disco"], "st_lpips")
+        gap = tables.difference(rows, network, worst["disco"], "st_lpips")
         first = "closer than" if gap.high < 0 else "further than" if gap.low > 0 else "not told apart from"
         quality = rows[network]["psnr"]
         print(

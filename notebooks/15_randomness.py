@@ -42,10 +42,11 @@ seed = 0
 import torch
 from torch.nn import functional as F
 
-from dragkit import comparison, data, metrics, pages, plots, utility, zoo
-from dragkit.adaptive import hear
+from dragkit import data, zoo
 from dragkit.adaptive.likelihood import Mahalanobis, average
-from dragkit.attacks import DragConfig
+from dragkit.adaptive.replies import hear
+from dragkit.attacks.threat import ATTACKER
+from dragkit.config import DragConfig
 from dragkit.defenses import (
     GaussianNoise,
     PacNoise,
@@ -56,11 +57,15 @@ from dragkit.defenses import (
     defend_images,
     shaped,
 )
-from dragkit.defenses.noise import spread
+from dragkit.defenses.additive import spread
 from dragkit.defenses.stochastic import ExpectedClient, HiddenParts
-from dragkit.methods import ATTACKER, METHODS, Knowledge
-from dragkit.record import record, record_panel
-from dragkit.training.augment import random_crop
+from dragkit.measures import intervals, utility
+from dragkit.zoo.knowledge import Knowledge
+from draglab import tables
+from draglab.methods import METHODS
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
+from draglab.training.augment import random_crop
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:6"
@@ -342,7 +347,7 @@ def attack(kind, queries):
 runs = {"no noise": METHODS["drag"].run(h, client, known, config, seed, threat=ATTACKER)}
 runs |= {"isotropic, once": attack("isotropic", 1), "isotropic, 16 times": attack("isotropic", 16)}
 runs["shaped, once"] = attack("shaped", 1)
-scores = {label: comparison.score(run.images, photos)["ms_ssim"] for label, run in runs.items()}
+scores = {label: tables.score(run.images, photos)["ms_ssim"] for label, run in runs.items()}
 
 # %% mystnb={"image": {"alt": "Rows of two pictures: the photos and the reconstructions without noise, through isotropic noise heard once and sixteen times, and through shaped noise heard once", "classes": "dark-light"}, "figure": {"caption": "What DRAG makes of the messages. Under each picture: MS-SSIM to the photo.", "name": "fig-randomness-pictures"}}
 for label in runs:
@@ -476,7 +481,7 @@ pages.table(
 # %%
 def gap(a, b):
     """Paired difference of MS-SSIM, its text and its verdict."""
-    found = metrics.paired_difference(recorded[a]["per_photo"]["ms_ssim"], recorded[b]["per_photo"]["ms_ssim"])
+    found = intervals.paired_difference(recorded[a]["per_photo"]["ms_ssim"], recorded[b]["per_photo"]["ms_ssim"])
     told = "leaks more" if found.low > 0 else "leaks less" if found.high < 0 else "not told apart"
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", told
 

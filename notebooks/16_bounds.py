@@ -41,7 +41,7 @@ import math
 
 import torch
 
-from dragkit import data, pages, plots, zoo
+from dragkit import data, zoo
 from dragkit.bounds import (
     Gaussian,
     composed_bits,
@@ -57,9 +57,10 @@ from dragkit.bounds import (
 )
 from dragkit.bounds.baseline import baseline_success
 from dragkit.bounds.gallery import _galleries
-from dragkit.defenses.noise import spread
-from dragkit.record import record, record_panel
-from dragkit.training.augment import random_crop
+from dragkit.defenses.additive import spread
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
+from draglab.training.augment import random_crop
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 client = zoo.load_client(at="block:6", device=device)

@@ -38,14 +38,18 @@ seed = 0
 # %%
 import torch
 
-from dragkit import data, metrics, pages, plots, utility, zoo
-from dragkit.adaptive import REPLIES, hear
-from dragkit.attacks import DragConfig, drag
+from dragkit import data, zoo
+from dragkit.adaptive.replies import REPLIES, hear
+from dragkit.attacks.drag import drag
+from dragkit.attacks.threat import ThreatModel
+from dragkit.config import DragConfig
 from dragkit.defenses import Defence, defend, make
-from dragkit.methods import METHODS, Knowledge
-from dragkit.record import record, record_panel
-from dragkit.sweeps import pareto
-from dragkit.threat import ThreatModel
+from dragkit.measures import metrics, utility
+from dragkit.zoo.knowledge import Knowledge
+from draglab import frontier
+from draglab.methods import METHODS
+from draglab.pages import pages, plots
+from draglab.pages.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:6"
@@ -134,14 +138,14 @@ else:
 # reads them all into a list of points.
 
 # %%
-pages.source(pareto.Point)
+pages.source(frontier.Point)
 
 # %%
-for study in pareto.STUDIES:
+for study in frontier.STUDIES:
     found = pages.recorded(study)
     print(f"{study}: " + (pages.origin(found) if found else pages.missing(study)))
-everything = pareto.gather()
-plain = pareto.undefended(everything)
+everything = frontier.gather()
+plain = frontier.undefended(everything)
 print(f"Recorded here: {len(everything)} attacks on {len({p.defence for p in everything if p is not plain})} defences.")
 
 # %% [markdown]
@@ -160,7 +164,7 @@ print(f"Recorded here: {len(everything)} attacks on {len({p.defence for p in eve
 # What no other beats is the **Pareto frontier**. Only there does a choice remain, between accuracy and privacy.
 
 # %%
-pages.source(pareto.worst_attack, pareto.frontier)
+pages.source(frontier.worst_attack, frontier.frontier)
 
 # %% [markdown]
 # The same defences twice. First as an evaluation with one unchanged attack would show them, then with the strongest
@@ -169,14 +173,14 @@ pages.source(pareto.worst_attack, pareto.frontier)
 
 # %%
 metric = "st_lpips"
-naive = pareto.unaware(everything)
-strongest = pareto.worst_attack(everything)
+naive = frontier.unaware(everything)
+strongest = frontier.worst_attack(everything)
 both = [name for name in naive if name in strongest]
 
 
 def picture(attacks):
     """Arguments of `plots.tradeoff`: points by family, names for those that nothing beats, axes that fit both figures."""
-    unbeaten = {p.defence for p in pareto.frontier(attacks, metric)}
+    unbeaten = {p.defence for p in frontier.frontier(attacks, metric)}
     series = {}
     for p in attacks:
         name = p.defence if p.defence in unbeaten else ""
@@ -185,7 +189,7 @@ def picture(attacks):
     accuracies = [end for p in (*shown, plain) for end in p.accuracy]
     distances = [end for p in (*shown, plain) for end in p.leaks[metric]]
     levels = {"undefended": plain.leaks[metric].mean}
-    levels |= {name: row[metric].mean for name, row in pareto.references().items() if name == "prior only"}
+    levels |= {name: row[metric].mean for name, row in frontier.references().items() if name == "prior only"}
     top = max(*distances, *levels.values())
     limits = (min(accuracies) - 0.02, max(accuracies) + 0.02), (min(distances) - 0.02, top + 0.06)
     return {"points": series, "levels": levels, "limits": limits}
@@ -203,7 +207,7 @@ plots.tradeoff(**picture([strongest[name] for name in both]), **axes) if both an
 # %%
 if both and plain:
     before, after = (
-        [p.defence for p in pareto.frontier([chosen[name] for name in both], metric)] for chosen in (naive, strongest)
+        [p.defence for p in frontier.frontier([chosen[name] for name in both], metric)] for chosen in (naive, strongest)
     )
     fell = [name for name in before if name not in after]
     print(f"Not beaten when the attacker is unaware: {', '.join(before)}.")
@@ -220,7 +224,7 @@ else:
 # barely above 0 may be the luck of that choice.
 
 # %% mystnb={"image": {"alt": "One dot with a bar per defence: the difference in ST-LPIPS between the unaware attacker and the strongest", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS of the unaware attacker minus that of the strongest, on the same photos, with 95 % interval. Defences whose strongest attacker is the unaware one are left out.", "name": "fig-flattery"}}
-gains = {name: pareto.flattery(naive[name], strongest[name], metric) for name in both}
+gains = {name: frontier.flattery(naive[name], strongest[name], metric) for name in both}
 gains = {name: gap for name, gap in sorted(gains.items(), key=lambda item: -item[1].mean) if gap.mean > 0}
 plots.intervals(gains, "ST-LPIPS, unaware minus strongest") if gains else None
 
@@ -260,8 +264,8 @@ def in_points(interval):
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-ranked = sorted(strongest.values(), key=lambda p: pareto.lost(p, plain).mean) if plain else []
-cost = [[p.defence, in_points(pareto.lost(p, plain)), p.server_knows, p.utility] for p in ranked]
+ranked = sorted(strongest.values(), key=lambda p: frontier.lost(p, plain).mean) if plain else []
+cost = [[p.defence, in_points(frontier.lost(p, plain)), p.server_knows, p.utility] for p in ranked]
 pages.table(["defence", "accuracy lost (points)", "the server must know", "answer"], cost) if cost else print(
     "No study has been recorded here yet."
 )
@@ -337,13 +341,13 @@ for what in (what for what, holds in tested.items() if not holds):
 # least to the strongest attacker tried.
 
 # %%
-pages.source(pareto.affordable)
+pages.source(frontier.affordable)
 
 # %%
 candidates = [p for p in strongest.values() if not p.control]
 choices = []
 for points in (0, 1, 2, 5, 10) if plain else ():
-    options = pareto.affordable(candidates, plain, points / 100)
+    options = frontier.affordable(candidates, plain, points / 100)
     if options:
         first = options[0]
         values = [span(first.leaks[m]) for m in ("st_lpips", "ms_ssim", "retrieval_top1")]
@@ -353,7 +357,7 @@ pages.table(["to spare", "leaks least", "the server must know", "ST-LPIPS", "MS-
 ) else print("No study has been recorded here yet.")
 
 # %%
-nothing = pareto.references().get("prior only")
+nothing = frontier.references().get("prior only")
 for points, name, *_ in choices:
     best = strongest[name].leaks[metric]
     if nothing and best.high < nothing[metric].low:
@@ -371,7 +375,7 @@ for points, name, *_ in choices:
 # after a lost connection, gives them more. Where more messages were tried:
 
 # %%
-often = pareto.worst_attack(everything, queries=None)
+often = frontier.worst_attack(everything, queries=None)
 rows = [
     [name, p.queries, span(strongest[name].leaks[metric]), span(p.leaks[metric])]
     for name, p in often.items()
@@ -443,7 +447,7 @@ if pick:
         ["9 Meaning", "not tested"],
         ["10 Guarantee", "none from these runs"],
         ["11 Repeated queries", "tested" if any(p.queries > 1 for p in tried) else "not tested"],
-        ["12 References", "; ".join(f"{k}: {span(v['ms_ssim'])}" for k, v in pareto.references().items())],
+        ["12 References", "; ".join(f"{k}: {span(v['ms_ssim'])}" for k, v in frontier.references().items())],
         ["13 Examples", "not shown here"],
         ["14 Verdict", "no thresholds were fixed before, so there is none"],
         ["15 Repeat", f"{told['command']}, commit {told['commit']}, seeds {told['seeds']}, {told['date']}"],

@@ -32,7 +32,7 @@ import psutil
 import torch
 from nbformat import NotebookNode
 
-from dragkit.record import provenance
+from dragkit.provenance import provenance
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from pair import read, sources
@@ -43,6 +43,7 @@ BUDGETS = ("ci", "laptop", "colab", "paper")
 # What a run can depend on, apart from the notebook and its parameters.
 INPUTS = (
     "dragkit/**/*.py",
+    "book/draglab/**/*.py",
     "dragkit/zoo/**/*.safetensors",
     "dragkit/zoo/**/*.json",
     "book/results/**/*",

@@ -19,13 +19,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dragkit import data, metrics, zoo
+from dragkit import cache, data, zoo
+from dragkit.adaptive.distances import match
+from dragkit.cache import publish
 from dragkit.client import SplitClient
-from dragkit.distance import match
-from dragkit.embedding import ir_embedding, publish
+from dragkit.measures import intervals
+from dragkit.measures.embedding import ir_embedding
 
 BATCH = 32  # photos per step
+
 PEAK = 2e-3  # learning rate of AdamW, one cycle
+
 MISSING = 0.5  # at most this share of the tokens is hidden in training, so that dropped tokens are nothing new
 
 
@@ -136,7 +140,7 @@ def fit_positions(
         "network": "2 transformer blocks, width 128",
     }
     key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
-    file = data.cache_dir() / "probes" / f"{key}.safetensors"
+    file = cache.cache_dir() / "probes" / f"{key}.safetensors"
     if not (file.exists() and file.with_suffix(".json").exists()):
         _make(spec, cut, file)
     card, stored = json.loads(file.with_suffix(".json").read_text()), load_file(file)
@@ -168,8 +172,8 @@ def _make(spec: dict[str, Any], client: SplitClient, file: Path) -> None:
         "measured": {
             name: {"value": share.mean, "ci": [share.low, share.high], "n": spec["n_held_out"]}
             for name, share in (
-                ("right place, token by token", metrics.bootstrap_ci(alone)),
-                ("right place, Hungarian", metrics.bootstrap_ci(together)),
+                ("right place, token by token", intervals.bootstrap_ci(alone)),
+                ("right place, Hungarian", intervals.bootstrap_ci(together)),
             )
         },
         "packages": {name: version(name) for name in ("torch", "transformers", "scipy")},

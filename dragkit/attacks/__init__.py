@@ -1,32 +1,6 @@
-"""Attacks: from an intermediate representation to a photo. One method per file, one contract.
+"""Attacks: from a message to a photo. One method per file, one contract.
 
-`attack(h, client, prior, config, *, mask, distance, seeds, threat, callback, checkpoint) -> Reconstruction`; an attack never
-receives the photo. `prior` is what the attacker knows about photos: a diffusion model, a GAN, a trained inverse network or nothing.
+`prior` is what the attacker knows about photos: a diffusion model, a GAN, a trained inverse network or nothing. No attack ever
+receives the photo. The functions lie in modules of their own (`from dragkit.attacks.drag import drag`), so that DRAG does not load
+what GLASS needs; the common ones are also found in `dragkit`.
 """
-
-from dragkit.attacks.config import DragConfig
-from dragkit.attacks.drag import DragState, drag
-from dragkit.attacks.dragpp import drag_plus_plus
-from dragkit.attacks.glass import GlassConfig, glass
-from dragkit.attacks.inverse import InverseConfig, InverseNetwork, inverse
-from dragkit.attacks.likelihood import LikelihoodConfig, likelihood
-from dragkit.attacks.restarts import Samples, restarts
-from dragkit.attacks.rmle import RmleConfig, rmle
-
-__all__ = [
-    "DragConfig",
-    "DragState",
-    "GlassConfig",
-    "InverseConfig",
-    "InverseNetwork",
-    "LikelihoodConfig",
-    "RmleConfig",
-    "Samples",
-    "drag",
-    "drag_plus_plus",
-    "glass",
-    "inverse",
-    "likelihood",
-    "restarts",
-    "rmle",
-]

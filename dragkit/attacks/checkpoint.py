@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dragkit.noise import NoiseSource
+from dragkit.streams import NoiseSource
 
 
 class AttackState(Protocol):

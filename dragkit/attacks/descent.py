@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from dragkit.attacks.checkpoint import Checkpoint
+from dragkit.attacks.guidance import AdamState, adam_direction, per_image
+from dragkit.attacks.reconstruction import Reconstruction
+from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, cosine_distance
-from dragkit.guidance import AdamState, adam_direction, per_image
-from dragkit.noise import NoiseSource
-from dragkit.reconstruction import Reconstruction
-from dragkit.threat import ThreatModel
+from dragkit.streams import NoiseSource
 
 Parameters = dict[str, Tensor]  # each (B, ...)
+
 Render = Callable[[Parameters, int], tuple[Tensor, Tensor]]
 """`(parameters, iteration)` to images `(B, 3, S, S)` and what is added to the distance, `(B,)`."""
 

@@ -15,20 +15,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dragkit import guidance, schedule
+from dragkit import schedule
+from dragkit.attacks import guidance
 from dragkit.attacks.checkpoint import Checkpoint, fingerprint
-from dragkit.attacks.config import DragConfig
-from dragkit.attacks.problem import check_ir, check_mask
+from dragkit.attacks.guidance import per_image
+from dragkit.attacks.message import check_ir
+from dragkit.attacks.reconstruction import Reconstruction
+from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
-from dragkit.distance import Distance, cosine_distance
-from dragkit.guidance import per_image
+from dragkit.config import DragConfig
+from dragkit.distance import Distance, check_mask, cosine_distance
 from dragkit.images import validate_images
-from dragkit.noise import NoiseSource, SeededNoise, image_seeds
-from dragkit.prior import Prior
-from dragkit.reconstruction import Reconstruction
-from dragkit.threat import ThreatModel
+from dragkit.priors.prior import Prior
+from dragkit.streams import NoiseSource, SeededNoise, image_seeds
 
 NEEDS = ThreatModel(weights=True)
+
 SAVED = ("z", "best_x0", "best_distance", "failed_at")  # tensors of a state that a checkpoint keeps, beside Adam's
 
 

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dragkit.attacks.config import DragConfig
 from dragkit.attacks.drag import Callback, drag
-from dragkit.attacks.inverse import InverseNetwork, inverse
-from dragkit.client import SplitClient, resize_images
+from dragkit.attacks.inverse import inverse
+from dragkit.attacks.reconstruction import Reconstruction
+from dragkit.attacks.threat import ThreatModel
+from dragkit.client import SplitClient
+from dragkit.config import DragConfig
 from dragkit.distance import Distance, cosine_distance
-from dragkit.prior import Prior
-from dragkit.reconstruction import Reconstruction
-from dragkit.threat import ThreatModel
+from dragkit.images import resize_images
+from dragkit.priors.inverse_network import InverseNetwork
+from dragkit.priors.prior import Prior
 
 NEEDS = ThreatModel(weights=True, public_data=True)
 

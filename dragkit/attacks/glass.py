@@ -17,17 +17,19 @@ from torch import Tensor
 
 from dragkit.attacks.checkpoint import fingerprint
 from dragkit.attacks.descent import Callback, DescentState, Pace, Parameters, Render, Target, descend, finish
-from dragkit.attacks.problem import check_ir, check_mask
+from dragkit.attacks.message import check_ir
+from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.attacks.rmle import total_variation
+from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
-from dragkit.distance import Distance, cosine_distance
-from dragkit.generator import StyleGenerator, WEncoder
-from dragkit.noise import NoiseSource, SeededNoise, image_seeds
-from dragkit.reconstruction import Reconstruction
-from dragkit.threat import ThreatModel
+from dragkit.distance import Distance, check_mask, cosine_distance
+from dragkit.priors.gan import StyleGenerator, WEncoder
+from dragkit.streams import NoiseSource, SeededNoise, image_seeds
 
 NEEDS = ThreatModel(weights=True)
+
 NEEDS_ENCODER = ThreatModel(weights=True, public_data=True)
+
 AT_ONCE = 64  # images whose z are searched together: IRs times restarts
 
 

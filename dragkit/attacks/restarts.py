@@ -12,11 +12,11 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from dragkit.attacks.problem import check_ir
+from dragkit.attacks.message import check_ir
+from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.client import SplitClient
-from dragkit.noise import image_seeds
-from dragkit.prior import Prior
-from dragkit.reconstruction import Reconstruction
+from dragkit.priors.prior import Prior
+from dragkit.streams import image_seeds
 
 STRIDE = 1_000_000  # between the seeds of two restarts of one image; does not depend on the batch
 

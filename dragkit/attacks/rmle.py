@@ -15,12 +15,12 @@ from torch import Tensor
 
 from dragkit.attacks.checkpoint import fingerprint
 from dragkit.attacks.descent import Callback, Pace, Parameters, Target, descend, finish
-from dragkit.attacks.problem import check_ir, check_mask
+from dragkit.attacks.message import check_ir
+from dragkit.attacks.reconstruction import Reconstruction
+from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
-from dragkit.distance import Distance, cosine_distance
-from dragkit.noise import SeededNoise, image_seeds
-from dragkit.reconstruction import Reconstruction
-from dragkit.threat import ThreatModel
+from dragkit.distance import Distance, check_mask, cosine_distance
+from dragkit.streams import SeededNoise, image_seeds
 
 NEEDS = ThreatModel(weights=True)
 

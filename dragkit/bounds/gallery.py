@@ -29,9 +29,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dragkit import metrics
 from dragkit.bounds.mechanisms import Mechanism
-from dragkit.metrics import Interval
+from dragkit.measures import intervals
+from dragkit.measures.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class GalleryBound:
 
     def interval(self, level: float = 0.95) -> Interval:
         """Mean over galleries with its bootstrap interval."""
-        return metrics.bootstrap_ci(self.values, level)
+        return intervals.bootstrap_ci(self.values, level)
 
     def posterior_sampler(self, level: float = 0.95) -> Interval:
         """The same for attackers whose answer is a perfect sample of p(photo | message): exactly twice the MMSE."""
@@ -79,7 +79,7 @@ class GalleryIdentification:
         """
         if not 1 <= k <= self.size:
             raise ValueError(f"k is {k}; it must be from 1 to the gallery's {self.size} photos")
-        return metrics.wilson_interval(int((self.ranks <= k).sum()), self.ranks.numel(), level)
+        return intervals.wilson_interval(int((self.ranks <= k).sum()), self.ranks.numel(), level)
 
     def chance(self, k: int = 1) -> float:
         """The same without a message."""

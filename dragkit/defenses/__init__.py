@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dragkit.client import SplitClient
+from dragkit.defenses.additive import Dropout, GaussianNoise, LaplaceNoise
 from dragkit.defenses.base import Chain, Defence, defend, defend_images
 from dragkit.defenses.disco import Disco, DiscoHard, DiscoRandom, DiscoStatic, DiscoWarm
-from dragkit.defenses.noise import Dropout, GaussianNoise, LaplaceNoise
 from dragkit.defenses.shaped import PacNoise, ShapedNoise
 from dragkit.defenses.stochastic import StochasticDepth, StochasticHeads
 from dragkit.defenses.tokens import TokenDrop, TokenShuffle

@@ -9,14 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from dragkit.client import Layout, SplitClient
-from dragkit.noise import image_seeds
+from dragkit.streams import image_seeds
 
+Family = Literal["randomness", "tokens", "less sent", "secret basis", "trained"]
+Utility = Literal["exact", "approximate", "trained"]
 REPEAT = 1_000_003  # distance between the seeds of two queries with the same photo
 
 
@@ -28,11 +30,13 @@ class Defence(ABC):
         layout: of the client's IR.
         server_knows: what the server has to be told, beside the message.
         utility: "exact" (the server's answer does not change), "approximate", or "trained" (it does, and training mends it).
+        family: its kind, as figures name it.
     """
 
     layout: Layout
     server_knows: ClassVar[str] = "nothing"
-    utility: ClassVar[str] = "approximate"
+    utility: ClassVar[Utility] = "approximate"
+    family: ClassVar[Family] = "randomness"
 
     @classmethod
     @abstractmethod

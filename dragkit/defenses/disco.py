@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from dragkit import zoo
 from dragkit.client import SplitClient
-from dragkit.defenses.base import Defence
-from dragkit.defenses.noise import feature_axis
+from dragkit.defenses.additive import feature_axis
+from dragkit.defenses.base import Defence, Family, Utility
 
 SCORES, FILLS = ("learned", "static", "random"), ("zero", "mean")
 
@@ -213,7 +213,8 @@ class Disco(Defence):
 
     pruner: Pruner = field(compare=False, repr=False)
     mask: Mask
-    utility: ClassVar[str] = "trained"
+    utility: ClassVar[Utility] = "trained"
+    family: ClassVar[Family] = "trained"
 
     @classmethod
     def of(cls, client: SplitClient, value: float | None = None) -> Disco:

@@ -21,15 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dragkit import data
+from dragkit import cache, data
+from dragkit.cache import remember
 from dragkit.client import Layout, SplitClient
+from dragkit.defenses.additive import spread, training_tokens
 from dragkit.defenses.base import Defence
-from dragkit.defenses.noise import spread, training_tokens
-from dragkit.store import remember
 
 VERSION = 1  # of what is stored; raise it when `estimate` changes
+
 PHOTOS = 1024  # fewer and the noise costs the server noticeably more on other photos than on these
+
 RIDGE = 0.1  # of the mean eigenvalue of G, added to G; chosen among 0.01, 0.1 and 1 on training photos
+
 BATCH = 64
 
 
@@ -111,7 +114,7 @@ def factors(client: SplitClient, n: int = PHOTOS, seed: int = 0) -> Factors:
         unit = torch.tensor(spread(training_tokens(client)), dtype=torch.float64)
         return estimate(client, data.pick("train", n, seed=seed)[0], seed) | {"std": unit}
 
-    return assemble(remember(data.cache_dir() / "probes", spec, work), prefix)
+    return assemble(remember(cache.cache_dir() / "probes", spec, work), prefix)
 
 
 def assemble(estimated: dict[str, Tensor], prefix: int) -> Factors:

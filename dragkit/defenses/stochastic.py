@@ -22,6 +22,7 @@ from dragkit.client import SplitClient
 from dragkit.defenses.base import Defence
 
 ATTENTION_ENDS = ("attention.o_proj", "self_attn.out_proj", "attn.proj")  # transformers (ViT, DINOv2), CLIP, timm
+
 MLP_ENDS = ("mlp.fc2",)
 
 

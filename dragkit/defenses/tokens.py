@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from dragkit.client import Layout, SplitClient
-from dragkit.defenses.base import Defence
+from dragkit.defenses.base import Defence, Family, Utility
 
 
 @dataclass(frozen=True)
 class TokenShuffle(Defence):
     """Patch tokens in a random order of each message's own; prefix tokens (CLS) stay in front (arXiv 2509.11724, section 5.5)."""
 
-    utility: ClassVar[str] = "exact"
+    utility: ClassVar[Utility] = "exact"
+    family: ClassVar[Family] = "tokens"
 
     @classmethod
     def of(cls, client: SplitClient, value: float | None = None) -> TokenShuffle:
@@ -47,6 +48,7 @@ class TokenDrop(Defence):
     """
 
     share: float = 0.5
+    family: ClassVar[Family] = "tokens"
 
     @classmethod
     def of(cls, client: SplitClient, value: float | None = None) -> TokenDrop:

@@ -23,16 +23,18 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from dragkit.client import Layout, SplitClient
-from dragkit.cut import block_path
-from dragkit.defenses.base import Defence
-from dragkit.defenses.noise import feature_axis
+from dragkit.client.cut import block_path
+from dragkit.defenses.additive import feature_axis
+from dragkit.defenses.base import Defence, Family, Utility
 from dragkit.defenses.transport import feature_count, whole
 
 READS = {  # in a block of transformers' ViT: a LayerNorm and the maps behind it
     "layernorm_before": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
     "layernorm_after": ("mlp.fc1",),
 }
+
 LAST = {"vit.layernorm": ("classifier",)}
+
 WRITES = ("attention.o_proj", "mlp.fc2")  # the maps that add to the residual stream
 
 
@@ -46,7 +48,8 @@ class SecretBasis(Defence):
 
     key: int | None
     server_knows: ClassVar[str] = "weights in the secret basis"
-    utility: ClassVar[str] = "exact"
+    utility: ClassVar[Utility] = "exact"
+    family: ClassVar[Family] = "secret basis"
 
     @property
     @abstractmethod

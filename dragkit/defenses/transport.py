@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from dragkit.client import SplitClient
-from dragkit.defenses.base import Defence
-from dragkit.defenses.noise import feature_axis, fill, mean_token, per_feature, training_tokens
+from dragkit.defenses.additive import feature_axis, fill, mean_token, per_feature, training_tokens
+from dragkit.defenses.base import Defence, Family
 
 FLOAT = 32  # bits of a number that is sent as it is
 
@@ -30,6 +30,7 @@ class Limited(Defence):
     """
 
     shape: tuple[int, int]
+    family: ClassVar[Family] = "less sent"
 
     @property
     @abstractmethod

@@ -31,18 +31,29 @@ if TYPE_CHECKING:
     from transformers import Dinov2Model
 
 NAME = "focus-vit-s14"
+
 MEAN = (0.485, 0.456, 0.406)
+
 STD = (0.229, 0.224, 0.225)
+
 NATIVE_IMAGE_SIZE = 224  # the size the wheel feeds; any multiple of PATCH works
+
 PATCH = 14
+
 TESTED_VERSION = "0.1.1"
+
 SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
 _BACKBONE = "backbone."
+
 _HEAD = "decoder."  # the saliency head: up-convolutions after the last block, of no use to a client
+
 _POSITIONS = "embeddings.position_embeddings"
+
 _CLS_POSITION = _POSITIONS + "[cls]"
+
 _PATCH_POSITIONS = _POSITIONS + "[patches]"
+
 # Checkpoints keep the left names; recent releases of transformers use the right ones inside the module.
 _RENAMED = {
     "attention.attention.query.": "attention.q_proj.",

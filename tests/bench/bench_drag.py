@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dragkit import zoo
-from dragkit.attacks import DragConfig, drag
+from dragkit.attacks.drag import drag
+from dragkit.config import DragConfig
 
 
 def alternate(candidates: dict[str, Callable[[], None]], rounds: int = 5) -> dict[str, float]:

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.func import functional_call, vmap
 
-from dragkit.attacks import LikelihoodConfig
-from dragkit.attacks import likelihood as module  # the function; its globals hold the constant
-from dragkit.attacks.likelihood import EVEN, first_weights, unflatten
+from dragkit.attacks.image_prior import EVEN, LikelihoodConfig, first_weights, unflatten
+from dragkit.attacks.image_prior import likelihood as module  # the function; its globals hold the constant
 
 
 def main(batch: int = 8) -> None:

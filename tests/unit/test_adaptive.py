@@ -5,15 +5,16 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from dragkit import adaptive, zoo
-from dragkit.adaptive import REPLIES, hear
+from dragkit import zoo
+from dragkit.adaptive import replies
 from dragkit.adaptive.expectation import Expectation
 from dragkit.adaptive.likelihood import average
 from dragkit.adaptive.reorder import PositionNetwork, Positions, accuracy, fit_positions, reorder, train
+from dragkit.adaptive.replies import REPLIES, hear
 from dragkit.client import Layout
 from dragkit.defenses import Chain, Defence, defend, make
 from dragkit.distance import cosine_distance
-from dragkit.methods import Knowledge
+from dragkit.zoo.knowledge import Knowledge
 
 LAYOUT = Layout("BND", 1, True)
 
@@ -196,7 +197,7 @@ def test_replies_to_shuffling_get_tokens_masks_and_distances(client, h, recipe, 
     messages = defend(defence, h, 0, 2)
     torch.manual_seed(0)
     toy = Positions(PositionNetwork(128, 64).eval().requires_grad_(False), 1, {})
-    monkeypatch.setattr(adaptive, "fit_positions", lambda client, at, device: toy)
+    monkeypatch.setattr(replies, "fit_positions", lambda client, at, device: toy)
     for reply in ("placed", "assignment", "gram", "sliced", "reorder"):
         heard, threat = hear(reply, messages, defence, client, known)
         d = heard.distance(h, heard.h, heard.mask)
@@ -265,4 +266,4 @@ def test_rounding_twice_is_rounding_once_but_does_change_the_channels(client, h)
 def test_every_reply_has_a_label_of_its_own_and_unknown_ones_are_refused():
     assert len({reply.label for reply in REPLIES.values()}) == len(REPLIES)
     with pytest.raises(ValueError, match="adaptive is 'guess'"):
-        adaptive.check_reply("guess")
+        replies.check_reply("guess")

@@ -10,9 +10,10 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from dragkit import bounds, metrics, zoo
+from dragkit import bounds, zoo
 from dragkit.bounds import Gaussian, Laplace
-from dragkit.sweeps.bounds import _box, _budget, _code, _holds
+from dragkit.measures import intervals
+from draglab.studies.guarantees import _box, _budget, _code, _holds
 
 D, M = 12, 9
 STRONG, WEAK = 3.0, 0.05
@@ -90,8 +91,8 @@ def test_best_attacker_and_posterior_sampler_are_above_the_bound(std):
     noise = torch.randn(len(x), D, generator=stream(7), dtype=torch.float64) @ torch.linalg.cholesky(cov).T
     optimal, sampled = ((guess - x).square().mean(1) for guess in (mean, mean + noise))
     found = bound(std)
-    assert metrics.bootstrap_ci(optimal).high >= found.interval().low
-    assert metrics.bootstrap_ci(sampled).high >= found.posterior_sampler().low
+    assert intervals.bootstrap_ci(optimal).high >= found.interval().low
+    assert intervals.bootstrap_ci(sampled).high >= found.posterior_sampler().low
     assert float(sampled.mean() / optimal.mean()) == pytest.approx(2, rel=0.05)
 
 

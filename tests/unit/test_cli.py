@@ -7,9 +7,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dragkit import cli, data
-from dragkit.attacks import DragConfig
+from dragkit import data
+from dragkit.config import DragConfig
 from dragkit.images import load_image, save_image
+from draglab import cli
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_models_shows_each_card():
 def test_errors_are_one_line_a_person_can_act_on(arguments, message):
     """In a process of its own, as a shell would run it: no traceback, exit status 2."""
     done = subprocess.run(
-        [sys.executable, "-m", "dragkit.cli", *arguments], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "draglab.cli", *arguments], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2
     assert done.stdout.startswith("dragkit:")
@@ -81,21 +82,21 @@ def test_errors_are_one_line_a_person_can_act_on(arguments, message):
 
 
 def test_measure_passes_only_what_was_given(monkeypatch):
-    from dragkit import measurements
+    from draglab.studies import first_checks
 
     seen = {}
-    monkeypatch.setitem(measurements.MEASUREMENTS, "deep", lambda **given: seen.update(given) or "out.json")
+    monkeypatch.setattr(first_checks, "deep", lambda **given: seen.update(given) or "out.json")
     result = CliRunner().invoke(cli.app, ["measure", "deep", "--n", "4", "--at", "block:10"])
     assert result.exit_code == 0, result.output
     assert seen == {"n": 4, "at": "block:10"}
 
 
 def test_train_command_passes_its_options(monkeypatch, tmp_path):
-    from dragkit.training import commands
+    from draglab.training import autoencoder
 
     seen = []
     monkeypatch.setattr(
-        commands, "train_autoencoder", lambda config, recipe, name: seen.append((config, recipe, name)) or tmp_path
+        autoencoder, "train_autoencoder", lambda config, recipe, name: seen.append((config, recipe, name)) or tmp_path
     )
     result = CliRunner().invoke(
         cli.app,
@@ -108,11 +109,11 @@ def test_train_command_passes_its_options(monkeypatch, tmp_path):
 
 
 def test_train_inverse_and_server_take_a_defence(monkeypatch, tmp_path):
-    from dragkit.training import commands
+    from draglab.training import inverse, server
 
     seen = []
-    for name in ("train_inverse", "train_server"):
-        monkeypatch.setattr(commands, name, lambda *given: seen.append(given) or tmp_path)
+    for module, name in ((inverse, "train_inverse"), (server, "train_server")):
+        monkeypatch.setattr(module, name, lambda *given: seen.append(given) or tmp_path)
     options = ["--split", "block:6", "--defence", "drop:0.5", "--steps", "7", "--device", "cpu"]
     for arguments in (["inverse"], ["inverse", "--start", "none"], ["server"]):
         result = CliRunner().invoke(cli.app, ["train", *arguments, *options])

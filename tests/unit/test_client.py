@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from dragkit.client import SplitClient, block_path, resize_images
+from dragkit.client import SplitClient, block_path
+from dragkit.images import resize_images
 
 
 class SharedReLU(nn.Module):

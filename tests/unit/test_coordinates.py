@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from dragkit import zoo
-from dragkit.coordinates import decoder_metric, in_coordinates, root
+from draglab.studies.coordinates import decoder_metric, in_coordinates, root
 
 
 @pytest.fixture(scope="module")

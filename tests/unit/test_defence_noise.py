@@ -8,7 +8,7 @@ import torch
 from dragkit import data, zoo
 from dragkit.client import Layout
 from dragkit.defenses import Chain, TokenDrop, defend
-from dragkit.defenses.noise import Dropout, GaussianNoise, LaplaceNoise, mean_token, spread, training_tokens
+from dragkit.defenses.additive import Dropout, GaussianNoise, LaplaceNoise, mean_token, spread, training_tokens
 
 TOKENS = Layout("BND", 1, True)
 LAYOUTS = {"BND": (65, 128), "BCHW": (128, 8, 8), "BHWC": (8, 8, 128), "BD": (128,)}

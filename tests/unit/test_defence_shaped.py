@@ -8,7 +8,7 @@ import torch
 from dragkit import zoo
 from dragkit.client import Layout
 from dragkit.defenses import shaped
-from dragkit.defenses.noise import GaussianNoise
+from dragkit.defenses.additive import GaussianNoise
 from dragkit.defenses.shaped import Factors, PacNoise, ShapedNoise, assemble, estimate, least_leakage, matrix_power
 
 D = 5

@@ -8,7 +8,7 @@ import torch
 from dragkit import data, zoo
 from dragkit.client import Layout
 from dragkit.defenses import defend
-from dragkit.defenses.noise import training_tokens
+from dragkit.defenses.additive import training_tokens
 from dragkit.defenses.transport import LowRank, Quantise, TopK
 
 LAYOUTS = {"BND": (5, 8), "BCHW": (8, 2, 3), "BHWC": (2, 3, 8), "BD": (8,)}

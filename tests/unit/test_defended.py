@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from dragkit import comparison, utility, zoo
-from dragkit.attacks import InverseConfig
-from dragkit.sweeps import defended
-from dragkit.sweeps.randomness import COMPARED, SEEDS_EACH, _over_seeds
+from dragkit import zoo
+from dragkit.attacks.inverse import InverseConfig
+from dragkit.measures import utility
+from draglab import tables
+from draglab.studies import defence_study
+from draglab.studies.randomness import COMPARED, SEEDS_EACH, _over_seeds
 
 CARD = {
     "command": "dragkit train server",
@@ -20,12 +22,12 @@ CARD = {
 @pytest.fixture
 def toy(monkeypatch):
     """Two cases whose pictures are given, and a server that was trained for one of the two defences."""
-    server = zoo.server_name(zoo.CLIENT, defended.AT, "drop:0.5")
+    server = zoo.server_name(zoo.CLIENT, defence_study.AT, "drop:0.5")
     monkeypatch.setattr(zoo, "available", lambda name: name == server)
     monkeypatch.setattr(zoo, "card", lambda name: CARD)
     rows = {"drop:0.5": {"st_lpips": {"mean": 0.1}}, "undefended": {}, "prior only": {}}
-    monkeypatch.setattr(defended, "compare", lambda name, cases: (rows, {}))
-    monkeypatch.setattr(defended, "_found_first", lambda images, case: {})
+    monkeypatch.setattr(defence_study, "compare", lambda name, cases: (rows, {}))
+    monkeypatch.setattr(defence_study, "_found_first", lambda images, case: {})
     monkeypatch.setattr(
         utility, "measured_accuracy", lambda client, at, recipe: (0.6 if client == server else 0.4, 0, 1)
     )
@@ -33,8 +35,10 @@ def toy(monkeypatch):
 
 
 def test_a_trained_server_is_a_row_with_the_same_leak_and_its_own_accuracy(toy):
-    cases = {label: defended.attacked(recipe, n=2) for label, recipe in (("undefended", ""), ("drop:0.5", "drop:0.5"))}
-    rows = defended.study("toy", cases)
+    cases = {
+        label: defence_study.attacked(recipe, n=2) for label, recipe in (("undefended", ""), ("drop:0.5", "drop:0.5"))
+    }
+    rows = defence_study.study("toy", cases)
     assert list(rows) == ["drop:0.5", "undefended", "prior only", "drop:0.5, trained server"]
     plain, tuned = rows["drop:0.5"], rows["drop:0.5, trained server"]
     assert (plain["server"], tuned["server"]) == (zoo.CLIENT, toy)
@@ -45,16 +49,16 @@ def test_a_trained_server_is_a_row_with_the_same_leak_and_its_own_accuracy(toy):
 
 def test_inverse_networks_are_attacked_with_where_they_are_there(monkeypatch):
     monkeypatch.setattr(zoo, "available", lambda name: name == "inverse/vit-imagenette64/block-6+shuffle")
-    assert defended.rebuilt("drop:0.5", n=2) == {}
-    (case,) = defended.rebuilt("shuffle", n=2).values()
+    assert defence_study.rebuilt("drop:0.5", n=2) == {}
+    (case,) = defence_study.rebuilt("shuffle", n=2).values()
     assert case.adaptive == "retrained" and isinstance(case.config, InverseConfig) and case.defence == "shuffle"
 
 
 def test_what_a_training_changes_is_told_by_recipe_and_settings():
     other = {"config": {"steps": 5, "lr": 0.2}, "recipe": {"mix": 0.5, "new": 1}}
-    assert defended.changed(other, CARD) == "lr=0.2" and defended.changed(CARD, CARD) == ""
+    assert defence_study.changed(other, CARD) == "lr=0.2" and defence_study.changed(CARD, CARD) == ""
     masked = [{"config": {}, "recipe": {"mask": {"ratio": ratio, "hard": False}}} for ratio in (0.9, 0.5)]
-    assert defended.changed(*masked) == "ratio=0.9"
+    assert defence_study.changed(*masked) == "ratio=0.9"
 
 
 def test_more_than_half_is_judged_photo_by_photo():
@@ -65,14 +69,17 @@ def test_more_than_half_is_judged_photo_by_photo():
         "little": [0.3] * 4,
     }
     rows = {label: {"per_photo": {"ms_ssim": v}} for label, v in values.items()}
-    assert defended.above_half(rows, "much").mean == pytest.approx(0.2) and defended.above_half(rows, "little").high < 0
-    assert comparison.difference(rows, "much", "little", "ms_ssim").mean == pytest.approx(0.4)
-    assert torch.isfinite(torch.tensor(defended.above_half(rows, "much"))).all()
+    assert (
+        defence_study.above_half(rows, "much").mean == pytest.approx(0.2)
+        and defence_study.above_half(rows, "little").high < 0
+    )
+    assert tables.difference(rows, "much", "little", "ms_ssim").mean == pytest.approx(0.4)
+    assert torch.isfinite(torch.tensor(defence_study.above_half(rows, "much"))).all()
 
 
 def test_small_differences_are_judged_by_the_mean_over_seeds():
     def row(value):
-        return {"per_photo": {m: [value, value + 0.2] for m in comparison.METRICS}, "retrieval_top1": [value, 0, 1]}
+        return {"per_photo": {m: [value, value + 0.2] for m in tables.METRICS}, "retrieval_top1": [value, 0, 1]}
 
     rows = {"undefended": row(0.9)}
     for label in COMPARED:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from dragkit import adaptive, defenses, zoo
-from dragkit.adaptive import hear
+from dragkit import defenses, zoo
+from dragkit.adaptive import replies
+from dragkit.adaptive.replies import hear
 from dragkit.defenses import Chain, TokenDrop, TokenShuffle, check_recipe, defend, make
 
 
@@ -84,6 +85,6 @@ def test_replies_get_the_messages_and_the_defence(client, h):
     heard, threat = hear("", messages, drop, client, None)
     assert heard.mask is None and not threat.defence_known
     with pytest.raises(ValueError, match="adaptive is 'guess'"):
-        adaptive.check_reply("guess")
+        replies.check_reply("guess")
     with pytest.raises(ValueError, match="queries is 0"):
         defend(drop, h, 0, queries=0)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from dragkit.attacks import RmleConfig, rmle
 from dragkit.attacks.descent import Pace
+from dragkit.attacks.rmle import RmleConfig, rmle
 from dragkit.client import SplitClient
 
 CONFIG = RmleConfig(iterations=12, lr=0.02, image_size=16)

@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from dragkit import data, utility, zoo
-from dragkit.adaptive import hear
-from dragkit.attacks.inverse import InverseNetwork
+from dragkit import data, zoo
+from dragkit.adaptive.distances import channel_cosine_distance
+from dragkit.adaptive.replies import hear
 from dragkit.client import Layout, SplitClient
 from dragkit.defenses import defend
 from dragkit.defenses import disco as defence
 from dragkit.defenses.disco import Disco, DiscoHard, DiscoRandom, DiscoStatic, Mask, Pruner, PrunerShape, channel_mask
-from dragkit.distance import channel_cosine_distance, cosine_distance
-from dragkit.training import classifier, commands, disco_commands
-from dragkit.training import disco as training
-from dragkit.training.loop import TrainConfig, fit
+from dragkit.distance import cosine_distance
+from dragkit.measures import utility
+from dragkit.priors.inverse_network import InverseNetwork
+from draglab.training import classifier, disco, export
+from draglab.training import disco as training
+from draglab.training.loop import TrainConfig, fit
 
 D, N = 16, 65
 BND = Layout("BND", 1, True)
@@ -185,7 +187,7 @@ def fake_imagenette(split, size=64):
 
 @pytest.fixture(autouse=True)
 def toy_photos(monkeypatch):
-    for module in (training, commands, data):
+    for module in (training, export, data):
         monkeypatch.setattr(module, "imagenette", fake_imagenette)
 
 
@@ -292,7 +294,7 @@ def test_every_part_is_trained_and_the_pruner_faster(tmp_path):
 def test_training_exports_a_client_and_its_pruner_that_the_defence_finds(tmp_path, monkeypatch):
     monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
     recipe = training.DiscoRecipe(mask=Mask(0.25, scores="static"), client_frozen=True)
-    out = disco_commands.train_disco(CONFIG, recipe, "disco-test")
+    out = disco.train_disco(CONFIG, recipe, "disco-test")
     assert out == zoo.find("disco-test") and zoo.card("disco-test")["class"] == "ViTForImageClassification"
     card = zoo.card("pruner/disco-test/block-6")
     assert card["class"] == "Pruner" and card["recipe"]["mask"]["scores"] == "static" and card["steps"] == 2
@@ -307,13 +309,11 @@ def test_training_exports_a_client_and_its_pruner_that_the_defence_finds(tmp_pat
     assert set(card["measured"]) == {"top1", "top1_no_mask", "adversary_psnr"}
     start, x = zoo.load_client(at="block:6"), torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(client(x), start(x), rtol=2e-2, atol=2e-2)  # frozen, up to half precision
-    assert [
-        (tmp_path / "runs" / run / "export" / "card.json").exists() for run in disco_commands.disco_runs("disco-test")
-    ]
+    assert [(tmp_path / "runs" / run / "export" / "card.json").exists() for run in disco.disco_runs("disco-test")]
     assert isinstance(defence.load_pruner(client), Pruner)
 
 
 def test_names_that_would_overwrite_or_wander_are_refused():
     for name in (zoo.CLIENT, "", "a/b", "a:b"):
         with pytest.raises(ValueError, match="it must be a new one"):
-            disco_commands.disco_runs(name)
+            disco.disco_runs(name)

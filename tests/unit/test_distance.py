@@ -3,20 +3,20 @@
 import pytest
 import torch
 
-from dragkit.adaptive.likelihood import Mahalanobis, linear_whitening
-from dragkit.distance import (
+from dragkit.adaptive.distances import (
     Assignment,
     Gram,
     LoudChannels,
     SlicedWasserstein,
     TopChannels,
     channel_cosine_distance,
-    cosine_distance,
     gram_distance,
     match,
     token_gram_distance,
     visible_distance,
 )
+from dragkit.adaptive.likelihood import Mahalanobis, linear_whitening
+from dragkit.distance import cosine_distance
 
 B, N, D = 3, 17, 12
 DISTANCES = {

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from toys import SHAPE, LinearClient, N, photos, standard_prior, token_client
 
-from dragkit.attacks import DragConfig, DragState, drag
+from dragkit.attacks.drag import DragState, drag
+from dragkit.attacks.reconstruction import Reconstruction
+from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
-from dragkit.noise import SeededNoise
-from dragkit.prior import LatentPrior
-from dragkit.reconstruction import Reconstruction
-from dragkit.threat import ThreatModel
+from dragkit.config import DragConfig
+from dragkit.priors.diffusion import LatentPrior
+from dragkit.streams import SeededNoise
 
 SHORT = DragConfig(num_steps=6, recurrence=2)
 

@@ -5,11 +5,14 @@ import json
 import pytest
 import torch
 
-from dragkit import claims, experiment, store
-from dragkit.attacks import DragConfig, RmleConfig
-from dragkit.claims import Claim
-from dragkit.experiment import Case
-from dragkit.prior import LatentPrior
+from dragkit import cache
+from dragkit.attacks.rmle import RmleConfig
+from dragkit.config import DragConfig
+from dragkit.priors.diffusion import LatentPrior
+from draglab import cases as experiment
+from draglab.cases import Case
+from draglab.pages import claims
+from draglab.pages.claims import Claim
 
 
 def test_work_is_done_once_and_survives_another_process(tmp_path):
@@ -20,9 +23,9 @@ def test_work_is_done_once_and_survives_another_process(tmp_path):
         return {"x": torch.arange(3.0)}
 
     for _ in range(2):
-        assert store.remember(tmp_path, {"a": 1}, work)["x"].tolist() == [0, 1, 2]
+        assert cache.remember(tmp_path, {"a": 1}, work)["x"].tolist() == [0, 1, 2]
     assert len(calls) == 1
-    store.remember(tmp_path, {"a": 2}, work)
+    cache.remember(tmp_path, {"a": 2}, work)
     assert len(calls) == 2
     assert not list(tmp_path.rglob(".partial-*"))
 
@@ -32,7 +35,7 @@ def test_a_failed_job_publishes_nothing(tmp_path):
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        store.remember(tmp_path, {"a": 1}, fail)
+        cache.remember(tmp_path, {"a": 1}, fail)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dragkit.attacks import DragConfig, DragState, drag
+from dragkit.attacks.drag import DragState, drag
 from dragkit.client import SplitClient
-from dragkit.noise import SeededNoise
-from dragkit.prior import LatentPrior
+from dragkit.config import DragConfig
+from dragkit.priors.diffusion import LatentPrior
+from dragkit.streams import SeededNoise
 
 LAYER = 2
 SHORT = DragConfig(num_steps=10, recurrence=3)  # the published settings but for the number of turns

@@ -8,11 +8,12 @@ from torch.func import functional_call
 
 from dragkit import zoo
 from dragkit.client import SplitClient
-from dragkit.generator import ModulatedConv, StyleGenerator, WEncoder
-from dragkit.training import commands, gan, gan_commands, gan_encoder
-from dragkit.training.gan import Discriminator, GanRecipe, GanTask, diff_augment, turn_into_generator_gradient
-from dragkit.training.gan_encoder import EncoderRecipe, EncoderTask
-from dragkit.training.loop import TrainConfig, fit
+from dragkit.priors.gan import ModulatedConv, StyleGenerator, WEncoder
+from dragkit.zoo import cards
+from draglab.training import export, gan, gan_encoder
+from draglab.training.gan import Discriminator, GanRecipe, GanTask, diff_augment, turn_into_generator_gradient
+from draglab.training.gan_encoder import EncoderRecipe, EncoderTask
+from draglab.training.loop import TrainConfig, fit
 
 TINY = GanRecipe(channels=(8, 8, 8), critic_channels=(8, 8, 8), latent_dim=16, jitter=0.5)
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def photos(monkeypatch):
         big = nnf.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
         return (big * 255).to(torch.uint8), torch.arange(40) % 10
 
-    for module in (gan, gan_encoder, commands):
+    for module in (gan, gan_encoder, export):
         monkeypatch.setattr(module, "imagenette", fake)
 
 
@@ -231,19 +232,17 @@ def test_encoder_learns_to_start_near_the_image(photos, tmp_path):
 
 def test_two_commands_make_a_generator_and_its_encoder(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    monkeypatch.setattr(cards, "FOLDER", tmp_path / "zoo")
     monkeypatch.setattr(zoo, "load_client", lambda *a, **k: client())
     config = TrainConfig(steps=2, batch=4, lr=1e-3, device="cpu")
     recipe = GanRecipe(channels=(4,) * 5, critic_channels=(4,) * 5, latent_dim=16)
-    made = StyleGenerator.from_pretrained(gan_commands.train_gan(config, recipe), torch_dtype=torch.float32)
+    made = StyleGenerator.from_pretrained(gan.train_gan(config, recipe), torch_dtype=torch.float32)
     assert made.image_size == 64 and made.w_mean.abs().max() > 0 and (made.w_std != 1).all()
-    out = gan_commands.train_gan_encoder(
-        config, EncoderRecipe(width=16, depth=1, heads=2, perceptual=0), "toy", "block:9"
-    )
+    out = gan.train_gan_encoder(config, EncoderRecipe(width=16, depth=1, heads=2, perceptual=0), "toy", "block:9")
     encoder = WEncoder.from_pretrained(out, torch_dtype=torch.float32)
     torch.testing.assert_close(encoder.w_mean, made.w_mean)
-    commands.ship("gan")
-    commands.ship(gan_commands.encoder_run("toy", "block:9"))
+    export.ship("gan")
+    export.ship(gan.encoder_run("toy", "block:9"))
     assert zoo.names() == ["gan64", "gan64-encoder/toy/block-9"]
     assert zoo.card("gan64")["measured"]["kernel_distance"]["n"] == 10
     card = zoo.card("gan64-encoder/toy/block-9")

@@ -15,9 +15,10 @@ from torch import Tensor
 from toys import SHAPE, SPAN, FreshNoise, GaussianPrior, LinearClient, N, standard_prior
 
 from dragkit import schedule
-from dragkit.attacks import DragConfig, drag
-from dragkit.guidance import spherical_step
-from dragkit.sampling import ddim_sample
+from dragkit.attacks.drag import drag
+from dragkit.attacks.guidance import spherical_step
+from dragkit.config import DragConfig
+from dragkit.priors.sampling import ddim_sample
 
 EYE = torch.eye(N, dtype=torch.float64)
 MEASURED, NOISE = 3, 0.3

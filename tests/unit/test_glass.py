@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from dragkit.attacks.glass import NEEDS_ENCODER, GlassConfig, divergence, glass
+from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
-from dragkit.generator import StyleGenerator, WEncoder
-from dragkit.threat import ThreatModel
+from dragkit.priors.gan import StyleGenerator, WEncoder
 
 CONFIG = GlassConfig(restarts=4, z_iterations=30, w_iterations=120, z_lr=0.1, w_lr=0.05, kl=0.01)
 

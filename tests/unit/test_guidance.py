@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragkit import guidance
+from dragkit.attacks import guidance
 from dragkit.distance import cosine_distance
 
 seeds = st.integers(0, 2**31)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dragkit import data, zoo
-from dragkit import identification as ident
+from dragkit import cache, data, zoo
 from dragkit.distance import cosine_distance
-from dragkit.embedding import Embedding, independent_embedding, ir_embedding
-from dragkit.identification import Gallery
-from dragkit.probe import class_agreement, fit_probe, independent_classifier, rate
+from dragkit.measures import identification as ident
+from dragkit.measures.embedding import Embedding, independent_embedding, ir_embedding
+from dragkit.measures.identification import Gallery
+from dragkit.measures.probe import class_agreement, fit_probe, independent_classifier, rate
 
 PIXELS = Embedding("pixels", lambda x: x.flatten(2).transpose(1, 2))
 
@@ -262,7 +262,7 @@ def test_probe_learns_reports_and_is_read_again(photos, monkeypatch):
     assert top1["ci"][0] < top1["value"] < top1["ci"][1]
     scores = probe.card["held_out_top1"]
     assert max(scores, key=scores.get) == "10000.0" and probe.card["penalty"] == 1e4
-    monkeypatch.setattr("dragkit.probe._make_probe", None)  # a second call must not fit
+    monkeypatch.setattr("dragkit.measures.probe._make_probe", None)  # a second call must not fit
     again = fit_probe(100, 120, embedding=embedding, penalties=(1.0, 1e4))
     torch.testing.assert_close(again(x), probe(x), atol=0, rtol=0)
 
@@ -273,7 +273,7 @@ def test_probe_never_fits_on_validation_photos(photos):
     fit_probe(100, 20, embedding=embedding)
     before = fit_probe(100, 20, embedding=embedding)
     photos["val"].zero_()
-    for file in (data.cache_dir() / "probes").iterdir():
+    for file in (cache.cache_dir() / "probes").iterdir():
         file.unlink()
     after = fit_probe(100, 20, embedding=embedding)
     assert torch.equal(before.weight, after.weight) and before.card["penalty"] == after.card["penalty"]
@@ -282,7 +282,7 @@ def test_probe_never_fits_on_validation_photos(photos):
 
 def test_damaged_probe_is_refused(photos):
     fit_probe(100, 20, embedding=mean_colour())
-    (card,) = (data.cache_dir() / "probes").glob("*.json")
+    (card,) = (cache.cache_dir() / "probes").glob("*.json")
     card.write_text(json.dumps({**json.loads(card.read_text()), "sha256": "0"}))
     with pytest.raises(ValueError, match="not the file its card describes"):
         fit_probe(100, 20, embedding=mean_colour())

@@ -11,17 +11,21 @@ from toys import standard_prior
 from typer.testing import CliRunner
 
 from dragkit import cli, zoo
-from dragkit.attacks import DragConfig, drag
+from dragkit.attacks.drag import drag
 from dragkit.attacks.dragpp import drag_plus_plus
-from dragkit.attacks.inverse import InverseNetwork, InverseShape, inverse
-from dragkit.client import SplitClient, resize_images
+from dragkit.attacks.inverse import inverse
+from dragkit.attacks.threat import ThreatModel
+from dragkit.client import SplitClient
+from dragkit.config import DragConfig
 from dragkit.defenses import Defence, defend
 from dragkit.distance import cosine_distance
-from dragkit.metrics import psnr
-from dragkit.threat import ThreatModel
-from dragkit.training import commands
-from dragkit.training import inverse as training
-from dragkit.training.loop import TrainConfig, fit
+from dragkit.images import resize_images
+from dragkit.measures.metrics import psnr
+from dragkit.priors.inverse_network import InverseNetwork, InverseShape
+from dragkit.zoo import cards
+from draglab.training import export
+from draglab.training import inverse as training
+from draglab.training.loop import TrainConfig, fit
 
 CONFIG = TrainConfig(steps=150, batch=32, lr=5e-3, warmup=10, ema=0.9, device="cpu")
 RECIPE = training.InverseRecipe(width=32, depth=1, heads=2, crop=1.0)
@@ -53,7 +57,7 @@ def fake_imagenette(split, size=64):
 
 @pytest.fixture(autouse=True)
 def toy_photos(monkeypatch):
-    for module in (training, commands):
+    for module in (training, export):
         monkeypatch.setattr(module, "imagenette", fake_imagenette)
 
 
@@ -277,14 +281,14 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(client, tm
 
 def test_trained_measured_shipped_and_loaded(client, tmp_path, monkeypatch):
     monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    monkeypatch.setattr(cards, "FOLDER", tmp_path / "zoo")
     monkeypatch.setattr(zoo, "load_client", lambda name, at: client)
     with pytest.raises(
         ValueError, match="no inverse network is shipped for client 'linear' at '0'; there are none yet"
     ):
         zoo.load_inverse("linear", "0")
-    commands.train_inverse(TrainConfig(steps=2, batch=32, lr=1e-3, device="cpu"), RECIPE, "linear", "0")
-    assert commands.ship(commands.inverse_run("linear", "0")) == tmp_path / "zoo" / "inverse" / "linear" / "0"
+    training.train_inverse(TrainConfig(steps=2, batch=32, lr=1e-3, device="cpu"), RECIPE, "linear", "0")
+    assert export.ship(training.inverse_run("linear", "0")) == tmp_path / "zoo" / "inverse" / "linear" / "0"
     card = zoo.card("inverse/linear/0")
     assert card["command"] == "dragkit train inverse --client linear --split 0 --steps 2"
     assert set(card["measured"]) == {"psnr", "ms_ssim", "st_lpips"}
@@ -293,14 +297,14 @@ def test_trained_measured_shipped_and_loaded(client, tmp_path, monkeypatch):
     x = smooth(64, seed=1)
     found = inverse(client(x), client, network)
     assert psnr(found.images, x).mean().item() == pytest.approx(card["measured"]["psnr"]["value"], abs=0.01)
-    assert commands.inverse_run(zoo.CLIENT, "block:9") == "inverse-vit-imagenette64-block-9"
+    assert training.inverse_run(zoo.CLIENT, "block:9") == "inverse-vit-imagenette64-block-9"
     with pytest.raises(ValueError, match="there are inverse/linear/0"):
         zoo.load_inverse("linear", "block:3")
 
 
 def test_the_command_names_client_and_split(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(commands, "train_inverse", lambda *given: seen.append(given) or tmp_path)
+    monkeypatch.setattr(training, "train_inverse", lambda *given: seen.append(given) or tmp_path)
     options = ["--client", "some-vit", "--split", "block:3", "--steps", "7", "--drop", "0.25", "--device", "cpu"]
     result = CliRunner().invoke(cli.app, ["train", "inverse", *options])
     assert result.exit_code == 0, result.output
@@ -367,18 +371,18 @@ def test_training_goes_on_from_a_network_and_refuses_one_that_does_not_fit(clien
 
 def test_the_start_is_the_clients_own_network_or_that_of_its_parent():
     own = "inverse/vit-imagenette64/block-6"
-    assert commands.inverse_start(zoo.CLIENT, "block:6") == ""
-    assert commands.inverse_start(zoo.CLIENT, "block:6", "drop:0.5") == own
-    assert commands.inverse_start("nopeek-vit", "block:6") == own
-    assert commands.inverse_start(zoo.WILD_CLIENT, "block:6") == ""
-    assert commands.inverse_start(zoo.CLIENT, "block:5", "drop:0.5") == ""
+    assert training.inverse_start(zoo.CLIENT, "block:6") == ""
+    assert training.inverse_start(zoo.CLIENT, "block:6", "drop:0.5") == own
+    assert training.inverse_start("nopeek-vit", "block:6") == own
+    assert training.inverse_start(zoo.WILD_CLIENT, "block:6") == ""
+    assert training.inverse_start(zoo.CLIENT, "block:5", "drop:0.5") == ""
 
 
 def test_a_retrained_network_has_a_name_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
     recipe = replace(RECIPE, start="inverse/vit-imagenette64/block-6", width=192, depth=2, heads=4)
     config = TrainConfig(steps=1, batch=8, lr=1e-3, device="cpu")
-    commands.train_inverse(config, recipe, zoo.CLIENT, "block:6", "drop:0.5")
+    training.train_inverse(config, recipe, zoo.CLIENT, "block:6", "drop:0.5")
     network, card = (
         f(zoo.CLIENT, "block:6", "drop:0.5") for f in (zoo.load_inverse, lambda *n: zoo.card(zoo.inverse_name(*n)))
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dragkit.attacks.likelihood import LikelihoodConfig, SkipNetwork, Unit, first_weights, likelihood, unflatten
+from dragkit.attacks.image_prior import LikelihoodConfig, SkipNetwork, Unit, first_weights, likelihood, unflatten
 from dragkit.client import SplitClient
 
 SMALL = LikelihoodConfig(iterations=60, channels=(8, 12), inputs=4, skip=2, image_size=16)

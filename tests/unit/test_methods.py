@@ -3,12 +3,17 @@
 import pytest
 import torch
 
-from dragkit import methods, zoo
-from dragkit.attacks import DragConfig, LikelihoodConfig, RmleConfig, drag
+from dragkit import zoo
+from dragkit.attacks import threat
+from dragkit.attacks.drag import drag
+from dragkit.attacks.image_prior import LikelihoodConfig
 from dragkit.attacks.inverse import InverseConfig
-from dragkit.experiment import Case
-from dragkit.generator import WEncoder
-from dragkit.sweeps import budget
+from dragkit.attacks.rmle import RmleConfig
+from dragkit.config import DragConfig
+from dragkit.priors.gan import WEncoder
+from draglab import methods
+from draglab.cases import Case
+from draglab.studies import budget
 
 
 @pytest.mark.parametrize("name", ["drag", "rmle", "lm"])
@@ -42,7 +47,7 @@ def test_drag_from_grey_is_drag_from_a_grey_guess_and_knows_no_more():
     grey = torch.full((2, 3, 64, 64), 0.5)
     assert torch.equal(found.images, drag(h, client, known.diffusion, case.config, start=grey, seeds=0).images)
     assert found.nfe == 3 + 1
-    assert found.threat == methods.ATTACKER
+    assert found.threat == threat.ATTACKER
 
 
 def test_variants_are_no_rows_of_the_comparisons():

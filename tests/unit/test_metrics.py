@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dragkit import metrics
+from dragkit.measures import intervals, metrics, sets
 
 FEW = settings(deadline=None, max_examples=15, derandomize=True)
 FEWER = settings(FEW, max_examples=6)
@@ -505,14 +505,14 @@ def test_kernel_distance_against_a_direct_sum():
     pairs = [(i, j) for i in range(6) for j in range(6) if i != j]
     within = sum(k(a[i], a[j]) + k(b[i], b[j]) for i, j in pairs) / 30
     across = sum(k(x, y) for x in a for y in b) / 36
-    result = metrics.kernel_distance(a, b, subset_size=6, subsets=2)
+    result = sets.kernel_distance(a, b, subset_size=6, subsets=2)
     assert result.value == pytest.approx(within - 2 * across, rel=1e-9)
     assert math.isnan(result.standard_error)
 
 
 def test_kernel_distance_is_zero_within_its_error_for_one_distribution():
     """Unbiased: over many pairs of samples the mean is 0, and a good share of them is negative."""
-    results = [metrics.kernel_distance(normal(60, 8, 2 * s), normal(60, 8, 2 * s + 1), subsets=20) for s in range(60)]
+    results = [sets.kernel_distance(normal(60, 8, 2 * s), normal(60, 8, 2 * s + 1), subsets=20) for s in range(60)]
     values = np.array([r.value for r in results])
     assert abs(values.mean()) < 3 * values.std() / math.sqrt(60)
     assert 0.2 < (values < 0).mean() < 0.9
@@ -520,29 +520,27 @@ def test_kernel_distance_is_zero_within_its_error_for_one_distribution():
 
 
 def test_kernel_distance_reports_an_honest_error_for_different_distributions():
-    results = [
-        metrics.kernel_distance(normal(80, 8, 2 * s), normal(80, 8, 2 * s + 1, 0.5), subsets=25) for s in range(60)
-    ]
+    results = [sets.kernel_distance(normal(80, 8, 2 * s), normal(80, 8, 2 * s + 1, 0.5), subsets=25) for s in range(60)]
     spread = np.std([r.value for r in results])
     assert 0.7 * spread < np.mean([r.standard_error for r in results]) < 1.6 * spread
 
 
 def test_kernel_distance_grows_with_the_shift():
     a = normal(200, 8, 0)
-    values = [metrics.kernel_distance(a, normal(200, 8, 1, shift)).value for shift in (0.0, 0.2, 0.5, 1.0)]
+    values = [sets.kernel_distance(a, normal(200, 8, 1, shift)).value for shift in (0.0, 0.2, 0.5, 1.0)]
     assert values == sorted(values)
-    far = metrics.kernel_distance(a, normal(200, 8, 1, 1.0))
+    far = sets.kernel_distance(a, normal(200, 8, 1, 1.0))
     assert far.value > 5 * far.standard_error
 
 
 def test_kernel_distance_seed_symmetry_and_precision():
     a, b = normal(50, 4, 0), normal(40, 4, 1, 0.3)
-    assert metrics.kernel_distance(a, b) == metrics.kernel_distance(a, b)
-    assert metrics.kernel_distance(a, b) != metrics.kernel_distance(a, b, seed=1)
+    assert sets.kernel_distance(a, b) == sets.kernel_distance(a, b)
+    assert sets.kernel_distance(a, b) != sets.kernel_distance(a, b, seed=1)
     full = {"subset_size": 40, "subsets": 2}
-    forward = metrics.kernel_distance(a[:40], b, **full).value
-    assert forward == pytest.approx(metrics.kernel_distance(b, a[:40], **full).value, rel=1e-9)
-    assert forward == pytest.approx(metrics.kernel_distance(a[:40].float(), b.float(), **full).value, rel=1e-4)
+    forward = sets.kernel_distance(a[:40], b, **full).value
+    assert forward == pytest.approx(sets.kernel_distance(b, a[:40], **full).value, rel=1e-9)
+    assert forward == pytest.approx(sets.kernel_distance(a[:40].float(), b.float(), **full).value, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -560,7 +558,7 @@ def test_kernel_distance_seed_symmetry_and_precision():
 )
 def test_kernel_distance_refuses(a, b, options, error, message):
     with pytest.raises(error, match=message):
-        metrics.kernel_distance(a, b, **options)
+        sets.kernel_distance(a, b, **options)
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------
@@ -568,7 +566,7 @@ def test_kernel_distance_refuses(a, b, options, error, message):
 
 def test_bootstrap_agrees_with_the_normal_interval_on_normal_data():
     x = np.random.default_rng(0).normal(2.0, 1.0, 400)
-    interval = metrics.bootstrap_ci(x)
+    interval = intervals.bootstrap_ci(x)
     half = 1.96 * x.std(ddof=1) / 20
     assert interval.mean == pytest.approx(x.mean())
     assert interval.low == pytest.approx(x.mean() - half, abs=0.15 * half)
@@ -580,7 +578,7 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(200):
-        interval = metrics.bootstrap_ci(rng.exponential(size=40), 0.9, resamples=999)
+        interval = intervals.bootstrap_ci(rng.exponential(size=40), 0.9, resamples=999)
         hits += interval.low <= 1 <= interval.high
     low, high = scipy.stats.binom.ppf([0.001, 0.999], 200, 0.88)
     assert low <= hits <= high
@@ -589,7 +587,7 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
 def test_bootstrap_interval_is_corrected_for_skew():
     """BCa and percentile intervals differ on skewed data; ours is the former."""
     x = np.random.default_rng(3).exponential(size=25) ** 2
-    ours = metrics.bootstrap_ci(x)
+    ours = intervals.bootstrap_ci(x)
     bca, percentile = (
         scipy.stats.bootstrap((x,), np.mean, method=m, random_state=np.random.default_rng(9)).confidence_interval
         for m in ("BCa", "percentile")
@@ -601,21 +599,21 @@ def test_bootstrap_interval_is_corrected_for_skew():
 def test_percentile_interval_where_bca_is_undefined():
     """Neighbouring floats: leaving any one out gives the same rounded mean, so BCa's acceleration is 0 / 0."""
     low, high = 1e16, 1e16 + 2
-    assert metrics.bootstrap_ci([low, low, high]) == (low, low, high)
+    assert intervals.bootstrap_ci([low, low, high]) == (low, low, high)
 
 
 def test_bootstrap_is_reproducible_and_wider_at_a_higher_level():
     x = torch.rand(30, generator=torch.Generator().manual_seed(0))
-    assert metrics.bootstrap_ci(x) == metrics.bootstrap_ci(x.tolist()) == metrics.bootstrap_ci(x.numpy())
-    assert metrics.bootstrap_ci(x, seed=1) != metrics.bootstrap_ci(x)
-    narrow, wide = metrics.bootstrap_ci(x, 0.5), metrics.bootstrap_ci(x, 0.99)
+    assert intervals.bootstrap_ci(x) == intervals.bootstrap_ci(x.tolist()) == intervals.bootstrap_ci(x.numpy())
+    assert intervals.bootstrap_ci(x, seed=1) != intervals.bootstrap_ci(x)
+    narrow, wide = intervals.bootstrap_ci(x, 0.5), intervals.bootstrap_ci(x, 0.99)
     assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
 @FEW
 @given(values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=20))
 def test_bootstrap_interval_holds_the_data_and_is_never_nan(values):
-    interval = metrics.bootstrap_ci(values, resamples=200)
+    interval = intervals.bootstrap_ci(values, resamples=200)
     slack = 1e-9 * max(map(abs, values), default=0)
     assert min(values) - slack <= interval.low <= interval.high <= max(values) + slack
 
@@ -623,7 +621,7 @@ def test_bootstrap_interval_holds_the_data_and_is_never_nan(values):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("values", [[0.3] * 5, [0.1 + 0.2, 0.3, 0.3], [0.0, 1.0], [0.0] * 30 + [1e-12]])
 def test_degenerate_values_give_an_interval_without_a_warning(values):
-    interval = metrics.bootstrap_ci(values)
+    interval = intervals.bootstrap_ci(values)
     assert np.isfinite(interval).all()
     assert interval.low - 1e-15 <= interval.mean <= interval.high + 1e-15
 
@@ -640,7 +638,7 @@ def test_degenerate_values_give_an_interval_without_a_warning(values):
 )
 def test_bootstrap_refuses(values, level, message):
     with pytest.raises(ValueError, match=message):
-        metrics.bootstrap_ci(values, level)
+        intervals.bootstrap_ci(values, level)
 
 
 def test_paired_difference_sees_what_separate_intervals_hide():
@@ -648,13 +646,13 @@ def test_paired_difference_sees_what_separate_intervals_hide():
     rng = np.random.default_rng(0)
     difficulty = rng.uniform(0, 1, 50)
     a, b = difficulty + 0.02 + rng.normal(0, 0.01, 50), difficulty
-    difference = metrics.paired_difference(a, b)
+    difference = intervals.paired_difference(a, b)
     assert 0 < difference.low < 0.02 < difference.high
-    assert metrics.bootstrap_ci(a).low < metrics.bootstrap_ci(b).high
-    swapped = metrics.paired_difference(b, a)
+    assert intervals.bootstrap_ci(a).low < intervals.bootstrap_ci(b).high
+    swapped = intervals.paired_difference(b, a)
     assert swapped.mean == pytest.approx(-difference.mean)
     with pytest.raises(ValueError, match="same images in the same order, got 50 and 49"):
-        metrics.paired_difference(a, b[:49])
+        intervals.paired_difference(a, b[:49])
 
 
 @FEW
@@ -665,15 +663,15 @@ def test_wilson_against_its_formula(n, share, level):
     p = k / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    interval = metrics.wilson_interval(k, n, level)
+    interval = intervals.wilson_interval(k, n, level)
     assert interval == pytest.approx((p, max(0, centre - half), min(1, centre + half)), abs=1e-9)
 
 
 def test_no_success_still_allows_some():
-    assert metrics.wilson_interval(0, 100).low == 0
-    assert 0.03 < metrics.wilson_interval(0, 100).high < 0.04
+    assert intervals.wilson_interval(0, 100).low == 0
+    assert 0.03 < intervals.wilson_interval(0, 100).high < 0.04
     for k, n in ((5, 4), (-1, 4), (0, 0)):
         with pytest.raises(ValueError, match="successes must be from 0 to trials"):
-            metrics.wilson_interval(k, n)
+            intervals.wilson_interval(k, n)
     with pytest.raises(ValueError, match="level"):
-        metrics.wilson_interval(1, 4, 1.5)
+        intervals.wilson_interval(1, 4, 1.5)

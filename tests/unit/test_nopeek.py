@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from dragkit import data, zoo
-from dragkit.correlation import distance_correlation, pairwise
-from dragkit.training import nopeek, nopeek_commands
-from dragkit.training.loop import TrainConfig
-from dragkit.training.nopeek import NopeekRecipe, NopeekTask
+from dragkit.defenses.nopeek import distance_correlation, pairwise
+from draglab.training import nopeek
+from draglab.training.loop import TrainConfig
+from draglab.training.nopeek import NopeekRecipe, NopeekTask
 
 
 def _noise(*shape, seed=0):
@@ -72,9 +72,8 @@ def few_photos(monkeypatch, tmp_path):
 
     monkeypatch.setattr(nopeek, "imagenette", imagenette)
     monkeypatch.setattr(data, "imagenette", imagenette)
-    monkeypatch.setattr(data, "cache_dir", lambda: tmp_path)
-    monkeypatch.setattr("dragkit.training.commands.cache_dir", lambda: tmp_path)
-    monkeypatch.setattr("dragkit.zoo.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("draglab.training.export.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("dragkit.zoo.cards.cache_dir", lambda: tmp_path)
     zoo.verify.cache_clear()
     yield tmp_path
     zoo.verify.cache_clear()
@@ -123,12 +122,12 @@ def test_low_pass_photos_are_blind_to_fine_detail(few_photos):
 
 def test_a_trained_client_is_found_by_its_name(few_photos):
     config = TrainConfig(2, 4, 1e-4, warmup=1, device="cpu")
-    nopeek_commands.train_nopeek(config, NopeekRecipe(), "nopeek-toy")
+    nopeek.train_nopeek(config, NopeekRecipe(), "nopeek-toy")
     client = zoo.load_client("nopeek-toy", "block:6")
     assert client.name == "nopeek-toy" and client(torch.rand(1, 3, 64, 64)).shape == (1, 65, 128)
     assert "nopeek-toy" in zoo.trained("nopeek-", "ViTForImageClassification")
     with pytest.raises(ValueError, match="must begin with nopeek-"):
-        nopeek_commands.train_nopeek(config, NopeekRecipe(), "vit")
+        nopeek.train_nopeek(config, NopeekRecipe(), "vit")
 
 
 def test_a_client_that_always_says_the_same_is_uncorrelated():
@@ -137,9 +136,9 @@ def test_a_client_that_always_says_the_same_is_uncorrelated():
 
 def test_a_name_belongs_to_one_recipe(few_photos):
     config = TrainConfig(2, 4, 1e-4, warmup=1, device="cpu")
-    nopeek_commands.train_nopeek(config, NopeekRecipe(), "nopeek-toy")
+    nopeek.train_nopeek(config, NopeekRecipe(), "nopeek-toy")
     with pytest.raises(ValueError, match=r"another recipe \(weight 3.0 -> 0\)"):
-        nopeek_commands.train_nopeek(config, NopeekRecipe(weight=0), "nopeek-toy")
+        nopeek.train_nopeek(config, NopeekRecipe(weight=0), "nopeek-toy")
 
 
 def test_measured_batches_are_drawn_from_the_whole_split(monkeypatch):

@@ -2,7 +2,7 @@
 
 import json
 
-from dragkit import pages
+from draglab.pages import pages
 
 
 def test_a_verdict_says_whether_a_claim_holds_or_that_it_was_not_measured(tmp_path):

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dragkit.attacks import DragConfig, drag
+from dragkit.attacks.drag import drag
 from dragkit.client import SplitClient
-from dragkit.prior import LatentPrior
+from dragkit.config import DragConfig
+from dragkit.priors.diffusion import LatentPrior
 
 CONFIG = DragConfig(num_steps=2, recurrence=2)
 CUTS = {

@@ -9,8 +9,9 @@ import pytest
 
 from dragkit import zoo
 from dragkit.defenses import DEFENCES
-from dragkit.metrics import Interval
-from dragkit.sweeps import SWEEPS, pareto
+from dragkit.measures.intervals import Interval
+from draglab import frontier
+from draglab.studies.catalogue import SWEEPS
 
 DISCO, NOPEEK = f"disco-{zoo.CLIENT}", f"nopeek-{zoo.CLIENT}"
 
@@ -35,7 +36,7 @@ def row(accuracy=0.8, st_lpips=0.4, recipe="", reply="", client=zoo.CLIENT, quer
 def gathered(tmp_path, **studies):
     for name, rows in studies.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
-    return pareto.gather(tmp_path)
+    return frontier.gather(tmp_path)
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def toy(tmp_path):
             "gaussian:1.0": row(0.8, 0.6, "gaussian:1.0"),
             "gaussian:1.0, likelihood": row(0.8, 0.5, "gaussian:1.0", "likelihood"),
             "gaussian:1.0, 16": row(0.8, 0.3, "gaussian:1.0", "likelihood", queries=16),
-            "prior only": {m: {"mean": 0.7, "ci": [0.6, 0.8]} for m in pareto.METRICS},
+            "prior only": {m: {"mean": 0.7, "ci": [0.6, 0.8]} for m in frontier.METRICS},
         },
         defence_tokens={
             "undefended": row(0.9, 0.2),
@@ -59,11 +60,17 @@ def toy(tmp_path):
 
 
 def test_every_study_of_a_defence_is_gathered():
-    assert set(pareto.STUDIES) == {name for name in SWEEPS if name.startswith("defence_")}
+    assert set(frontier.STUDIES) == {name for name in SWEEPS if name.startswith("defence_")}
 
 
 def test_every_defence_has_a_family():
-    assert {made.__module__.rpartition(".")[2] for made in DEFENCES.values()} <= set(pareto.FAMILIES)
+    assert {made.family for made in DEFENCES.values()} == {
+        "randomness",
+        "tokens",
+        "less sent",
+        "secret basis",
+        "trained",
+    }
 
 
 def test_gather_takes_attacks_once_and_no_references(toy, tmp_path):
@@ -88,17 +95,17 @@ def test_gather_takes_attacks_once_and_no_references(toy, tmp_path):
     assert one.leaks["st_lpips"] == pytest.approx((0.5, 0.3, 0.7))
     assert one.leaks["retrieval_top1"] == (0.5, 0.3, 0.7)
     assert [p.adaptive for p in toy] == [False, False, True, True, False, True, False]
-    assert pareto.undefended(toy).accuracy.mean == 0.9
-    assert pareto.references(tmp_path) == {"prior only": {m: (0.7, 0.6, 0.8) for m in pareto.METRICS}}
+    assert frontier.undefended(toy).accuracy.mean == 0.9
+    assert frontier.references(tmp_path) == {"prior only": {m: (0.7, 0.6, 0.8) for m in frontier.METRICS}}
 
 
 def test_nothing_recorded_gives_nothing(tmp_path):
-    points = pareto.gather(tmp_path)
+    points = frontier.gather(tmp_path)
     assert points == []
-    assert pareto.references(tmp_path) == {}
-    assert pareto.undefended(points) is None
-    assert pareto.unaware(points) == pareto.worst_attack(points) == {}
-    assert pareto.frontier(points) == []
+    assert frontier.references(tmp_path) == {}
+    assert frontier.undefended(points) is None
+    assert frontier.unaware(points) == frontier.worst_attack(points) == {}
+    assert frontier.frontier(points) == []
 
 
 def test_trained_clients_are_defences_of_their_own(tmp_path):
@@ -142,13 +149,13 @@ def test_what_the_registry_says_of_a_recipe(toy):
 
 
 def test_the_strongest_attacker_may_be_the_unaware_one_and_queries_count(toy):
-    assert {d: p.label for d, p in pareto.worst_attack(toy).items()} == {
+    assert {d: p.label for d, p in frontier.worst_attack(toy).items()} == {
         "gaussian:1.0": "gaussian:1.0, likelihood",
         "shuffle": "shuffle",
         "drop:0.5+shuffle": "drop:0.5+shuffle",
     }
-    assert pareto.worst_attack(toy, queries=None)["gaussian:1.0"].label == "gaussian:1.0, 16"
-    assert {d: p.label for d, p in pareto.unaware(toy).items()} == {
+    assert frontier.worst_attack(toy, queries=None)["gaussian:1.0"].label == "gaussian:1.0, 16"
+    assert {d: p.label for d, p in frontier.unaware(toy).items()} == {
         d: d for d in ("gaussian:1.0", "shuffle", "drop:0.5+shuffle")
     }
 
@@ -161,24 +168,24 @@ def made(accuracy, st_lpips, toy):
 def test_frontier_keeps_what_nothing_beats(toy):
     values = [(0.9, 0.2), (0.8, 0.5), (0.8, 0.4), (0.7, 0.5), (0.6, 0.7), (0.8, 0.5)]
     points = [made(*v, toy) for v in values]
-    kept = [(p.accuracy.mean, p.leaks["st_lpips"].mean) for p in pareto.frontier(points)]
+    kept = [(p.accuracy.mean, p.leaks["st_lpips"].mean) for p in frontier.frontier(points)]
     assert kept == [(0.6, 0.7), (0.8, 0.5), (0.8, 0.5), (0.9, 0.2)], "equals stay, in order of accuracy"
-    by_similarity = [(p.accuracy.mean, p.leaks["ms_ssim"].mean) for p in pareto.frontier(points, "ms_ssim")]
+    by_similarity = [(p.accuracy.mean, p.leaks["ms_ssim"].mean) for p in frontier.frontier(points, "ms_ssim")]
     assert by_similarity == [(0.9, 0.2)], "the least MS-SSIM and the best accuracy: it beats all"
 
 
 def test_budget_and_loss(toy):
-    plain, worst = pareto.undefended(toy), pareto.worst_attack(toy).values()
-    assert pareto.lost(toy[1], plain).mean == pytest.approx(0.1)
-    assert pareto.lost(toy[1], plain) == pytest.approx((0.1, 0.1 - 0.05, 0.1 + 0.05))
-    assert [p.defence for p in pareto.affordable(worst, plain, 0.15)] == ["shuffle", "gaussian:1.0"]
-    assert [p.defence for p in pareto.affordable(worst, plain, 0.05)] == ["shuffle"]
+    plain, worst = frontier.undefended(toy), frontier.worst_attack(toy).values()
+    assert frontier.lost(toy[1], plain).mean == pytest.approx(0.1)
+    assert frontier.lost(toy[1], plain) == pytest.approx((0.1, 0.1 - 0.05, 0.1 + 0.05))
+    assert [p.defence for p in frontier.affordable(worst, plain, 0.15)] == ["shuffle", "gaussian:1.0"]
+    assert [p.defence for p in frontier.affordable(worst, plain, 0.05)] == ["shuffle"]
 
 
 def test_flattery_is_positive_when_the_strongest_gets_more(toy):
-    naive, worst = pareto.unaware(toy), pareto.worst_attack(toy)
+    naive, worst = frontier.unaware(toy), frontier.worst_attack(toy)
     for metric in ("st_lpips", "ms_ssim"):
-        assert pareto.flattery(naive["gaussian:1.0"], worst["gaussian:1.0"], metric).mean == pytest.approx(0.1)
-    assert pareto.flattery(naive["shuffle"], worst["shuffle"]).mean == 0
+        assert frontier.flattery(naive["gaussian:1.0"], worst["gaussian:1.0"], metric).mean == pytest.approx(0.1)
+    assert frontier.flattery(naive["shuffle"], worst["shuffle"]).mean == 0
     with pytest.raises(ValueError, match="attacks on one defence"):
-        pareto.flattery(naive["shuffle"], worst["gaussian:1.0"])
+        frontier.flattery(naive["shuffle"], worst["gaussian:1.0"])

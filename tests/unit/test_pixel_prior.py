@@ -7,14 +7,17 @@ import torch
 import torch.nn.functional as nnf
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
-from dragkit import methods, zoo
-from dragkit.attacks import DragConfig, drag
-from dragkit.experiment import Case
-from dragkit.prior import PixelPrior
-from dragkit.sweeps import budget
-from dragkit.training import commands, pixel_commands, pixel_prior
-from dragkit.training.loop import TrainConfig
-from dragkit.training.pixel_prior import PixelRecipe, PixelTask
+from dragkit import zoo
+from dragkit.attacks.drag import drag
+from dragkit.config import DragConfig
+from dragkit.priors.diffusion import PixelPrior
+from dragkit.zoo import cards
+from draglab import methods
+from draglab.cases import Case
+from draglab.studies import budget
+from draglab.training import export, pixel_prior
+from draglab.training.loop import TrainConfig
+from draglab.training.pixel_prior import PixelRecipe, PixelTask
 
 TINY = PixelRecipe(channels=(16, 16))
 CPU = torch.device("cpu")
@@ -41,7 +44,7 @@ def photos(monkeypatch):
         big = nnf.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
         return (big * 255).to(torch.uint8), torch.arange(40) % 10
 
-    for module in (pixel_prior, pixel_commands):
+    for module in (pixel_prior, export):
         monkeypatch.setattr(module, "imagenette", fake)
 
 
@@ -50,7 +53,7 @@ def home(tmp_path, monkeypatch):
     """An empty zoo and cache."""
     monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path / "cache"))
     client = zoo.load_client(at="block:6")
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    monkeypatch.setattr(cards, "FOLDER", tmp_path / "zoo")
     zoo.verify.cache_clear()
     yield client
     zoo.verify.cache_clear()
@@ -167,11 +170,11 @@ def test_a_predictor_that_answers_with_the_noise_has_no_loss(photos):
 def test_trained_exported_shipped_and_then_it_attacks(photos, home, tmp_path):
     with pytest.raises(ValueError, match=r"no pixel prior is called 'pixel64'.*dragkit train pixel-prior"):
         zoo.load_pixel_prior()
-    out = pixel_commands.train_pixel_prior(SMALL, TINY)
+    out = pixel_prior.train_pixel_prior(SMALL, TINY)
     exported = zoo.load_pixel_prior()  # found on this machine, though it is not shipped
     assert exported.unet.dtype == torch.float32 and exported.name == "pixel64"
     assert PixelPrior.from_pretrained(out).name == "export"
-    commands.ship(pixel_commands.RUN)
+    export.ship(pixel_prior.RUN)
     assert zoo.names() == ["pixel64/unet"]
     card = zoo.card("pixel64/unet")
     assert card["measured"]["noise_loss"]["n"] == 40 and card["steps"] == 2 and "pixel-prior" in card["command"]

@@ -13,8 +13,9 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from dragkit import pages, plots, schedule, widgets
-from dragkit.threat import ThreatModel
+from dragkit import schedule
+from dragkit.attacks.threat import ThreatModel
+from draglab.pages import pages, plots, widgets
 
 ONE = (0.5, 0.4, 0.6)  # a value and its interval
 

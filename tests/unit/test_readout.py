@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dragkit import metrics, readout
 from dragkit.client import SplitClient
-from dragkit.readout import fit_readout
+from dragkit.measures import intervals, metrics, readout
+from dragkit.measures.readout import fit_readout
 
 
 def _client(outputs: int) -> SplitClient:
@@ -43,7 +43,7 @@ def test_the_deepest_readable_block_is_the_first_from_the_end(monkeypatch):
 
     def readable(name, at):
         asked.append(at)
-        return metrics.Interval(told[int(at[6:])], 0.0, 1.0)
+        return intervals.Interval(told[int(at[6:])], 0.0, 1.0)
 
     monkeypatch.setattr(readout, "readable", readable)
     at, found = readout.deepest_readable("any")

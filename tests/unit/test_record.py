@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dragkit.record import provenance, record, record_panel
+from dragkit.provenance import provenance
+from draglab.pages.record import record, record_panel
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import torch
 import toys
 from torch import Tensor
 
-from dragkit.attacks import DragConfig, drag
+from dragkit.attacks.drag import drag
+from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.attacks.restarts import STRIDE, restarts
-from dragkit.reconstruction import Reconstruction
-from dragkit.threat import ThreatModel
+from dragkit.attacks.threat import ThreatModel
+from dragkit.config import DragConfig
 
 CONFIG = DragConfig(num_steps=6, recurrence=2)
 

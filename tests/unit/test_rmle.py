@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dragkit.attacks import RmleConfig, rmle
-from dragkit.attacks.rmle import patch_prior, total_variation
+from dragkit.attacks.rmle import RmleConfig, patch_prior, rmle, total_variation
+from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
-from dragkit.threat import ThreatModel
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragkit import guidance, schedule
+from dragkit import schedule
+from dragkit.attacks import guidance
 
 SD = {
     "num_train_timesteps": 1000,

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from dragkit.data import CLASSES
-from dragkit.training import augment, autoencoder, classifier, commands, loop, prior
-from dragkit.training.loop import Task, TrainConfig, batch_indices, fit
-from dragkit.training.muon import FlatMuon, muon_and_adamw
+from draglab.training import augment, autoencoder, classifier, export, loop, prior
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit
+from draglab.training.muon import FlatMuon, muon_and_adamw
 
 
 class Line(Task):
@@ -131,7 +131,7 @@ def photos(monkeypatch):
         big = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
         return (big * 255).to(torch.uint8), torch.arange(60) % 10
 
-    for module in (autoencoder, classifier, prior, commands):
+    for module in (autoencoder, classifier, prior, export):
         monkeypatch.setattr(module, "imagenette", fake, raising=False)
 
 
@@ -141,23 +141,24 @@ SMALL = TrainConfig(steps=3, batch=4, lr=1e-3, warmup=1, device="cpu")
 def test_three_commands_make_three_models_that_load_again(photos, tmp_path, monkeypatch):
     from dragkit import zoo
     from dragkit.client import SplitClient
-    from dragkit.prior import LatentPrior
+    from dragkit.priors.diffusion import LatentPrior
+    from dragkit.zoo import cards
 
     monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    monkeypatch.setattr(cards, "FOLDER", tmp_path / "zoo")
     zoo.verify.cache_clear()
-    commands.train_autoencoder(SMALL, autoencoder.AutoencoderRecipe(channels=(8, 8, 8, 8), perceptual=0))
-    commands.train_prior(SMALL, prior.PriorRecipe(channels=(32, 32), layers=1))
-    commands.train_classifier(SMALL, classifier.ClassifierRecipe(width=32, blocks=2))
+    autoencoder.train_autoencoder(SMALL, autoencoder.AutoencoderRecipe(channels=(8, 8, 8, 8), perceptual=0))
+    prior.train_prior(SMALL, prior.PriorRecipe(channels=(32, 32), layers=1))
+    classifier.train_classifier(SMALL, classifier.ClassifierRecipe(width=32, blocks=2))
     unshipped = zoo.load_prior()  # its parts lie in two folders
     for run in ("imagenette64-vae", "imagenette64-unet", "classifier"):
-        commands.ship(run)
+        export.ship(run)
     assert zoo.names() == ["imagenette64/unet", "imagenette64/vae", "vit-imagenette64"]
     loaded = LatentPrior.from_pretrained(tmp_path / "zoo" / "imagenette64")
     latents = loaded.encode(photo := torch.rand(2, 3, 64, 64))
     assert torch.equal(unshipped.encode(photo), latents) and torch.equal(unshipped.alpha_bar, loaded.alpha_bar)
     assert latents.shape == (2, 16, 8, 8)
-    assert loaded.encode(commands.imagenette("train")[0] / 255).std().item() == pytest.approx(1, abs=0.1)
+    assert loaded.encode(autoencoder.imagenette("train")[0] / 255).std().item() == pytest.approx(1, abs=0.1)
     card = zoo.card("vit-imagenette64")
     assert card["measured"]["top1"]["n"] == 60 and card["steps"] == 3 and card["command"].startswith("dragkit train")
     client = SplitClient.from_pretrained(zoo.verify("vit-imagenette64"), "block:1")
@@ -175,7 +176,7 @@ def test_the_prior_learns_latents_in_the_scale_the_autoencoder_declares(photos, 
     vae.save_pretrained(tmp_path / "vae")
     task = prior.PriorTask(prior.PriorRecipe(channels=(32, 32), layers=1), tmp_path / "vae", 4, 0, torch.device("cpu"))
     images = autoencoder.imagenette("train")[0]
-    torch.testing.assert_close(task.latents[:60], 0.5 * prior.encode_all(vae.eval(), images, torch.device("cpu")))
+    torch.testing.assert_close(task.latents[:60], 0.5 * autoencoder.encode_all(vae.eval(), images, torch.device("cpu")))
     assert len(task.latents) == 120  # every photo and its mirror image
     assert task.evaluate(task.model)["noise_loss"] == pytest.approx(1, abs=0.5)  # an untrained predictor knows nothing
 

@@ -9,13 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dragkit import data, utility, zoo
+from dragkit import data, zoo
 from dragkit.client import SplitClient
 from dragkit.defenses import Defence, make
 from dragkit.defenses.base import defend
-from dragkit.training import classifier, commands
-from dragkit.training import server as training
-from dragkit.training.loop import TrainConfig
+from dragkit.measures import utility
+from dragkit.zoo import cards
+from draglab.training import classifier, export, server
+from draglab.training import server as training
+from draglab.training.loop import TrainConfig
 
 
 def fake_imagenette(split, size=64):
@@ -68,7 +70,7 @@ def toy_photos(client, tmp_path, monkeypatch):
     def labelled(split, size=64):
         return fake_imagenette(split, size)[0], labels
 
-    for module in (data, training, commands):
+    for module in (data, training, export):
         monkeypatch.setattr(module, "imagenette", labelled)
 
 
@@ -189,7 +191,7 @@ def test_the_consequence_for_a_server_that_does_not_classify(client):
 @pytest.fixture
 def shipped(client, tmp_path, monkeypatch):
     """The tiny client in a zoo of its own, and a server trained for it by a few steps."""
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    monkeypatch.setattr(cards, "FOLDER", tmp_path / "zoo")
     zoo.verify.cache_clear()
     folder = tmp_path / "zoo" / "tiny"
     client.model.save_pretrained(folder)
@@ -203,7 +205,7 @@ def shipped(client, tmp_path, monkeypatch):
 
 def test_a_trained_server_has_the_same_client_half_and_another_server(shipped, client):
     config = TrainConfig(steps=4, batch=8, lr=1e-2, warmup=1, device="cpu")
-    commands.train_server(config, training.ServerRecipe(), shipped, "block:1", "drop:0.5")
+    server.train_server(config, training.ServerRecipe(), shipped, "block:1", "drop:0.5")
     name = zoo.server_name(shipped, "block:1", "drop:0.5")
     assert name == "server/tiny/block-1+drop-0.5" and zoo.available(name)
     card = zoo.card(name)
@@ -236,8 +238,8 @@ def test_measured_once_and_refused_before_work(shipped, monkeypatch):
 def _retrained(name: str) -> str:
     """The same model with another first block."""
 
-    folder = zoo.FOLDER / "changed"
-    shutil.copytree(zoo.FOLDER / name, folder)
+    folder = cards.FOLDER / "changed"
+    shutil.copytree(cards.FOLDER / name, folder)
     weights = load_file(folder / "model.safetensors")
     key = next(k for k in weights if "layer" in k and k.endswith("weight") and weights[k].ndim == 2)
     save_file({**weights, key: weights[key] + 0.1}, folder / "model.safetensors", {"format": "pt"})

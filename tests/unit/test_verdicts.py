@@ -5,9 +5,16 @@ import json
 import pytest
 import torch
 
-from dragkit import claims, comparison, experiment, measurements, pages, sweeps
-from dragkit.attacks import DragConfig
-from dragkit.experiment import Result
+from dragkit.config import DragConfig
+from draglab import cases as experiment
+from draglab import tables
+from draglab.cases import Result
+from draglab.pages import claims, pages
+from draglab.studies import catalogue, depth, first_checks, ingredients, tuning
+
+
+def study(name):
+    return catalogue.load(catalogue.SWEEPS[name])
 
 
 @pytest.fixture
@@ -27,16 +34,16 @@ def faked(monkeypatch, tmp_path):
         return Result(photos, images, torch.full((6,), 0.1), 0.5, 10, ["cpu"])
 
     monkeypatch.setattr(experiment, "run", run)
-    monkeypatch.setattr("dragkit.sweeps.tuning.run", run)
-    monkeypatch.setattr("dragkit.sweeps.pixel_space.run", run)
-    monkeypatch.setattr("dragkit.sweeps.start.run", run)
+    monkeypatch.setattr("draglab.studies.tuning.run", run)
+    monkeypatch.setattr("draglab.studies.pixel_space.run", run)
+    monkeypatch.setattr("draglab.studies.start.run", run)
     monkeypatch.setattr(
         experiment,
         "references",
         lambda p, prior: {"mean image": torch.full_like(p, 0.5), "decoder ceiling": ceiling(p)},
     )
     monkeypatch.setattr(experiment, "round_trip", lambda p, prior: ceiling(p))
-    monkeypatch.setattr(comparison.zoo, "load_prior", lambda name: None)
+    monkeypatch.setattr(tables.zoo, "load_prior", lambda name: None)
 
     def use(level, ceiling=0.01):
         levels.update(of=level, ceiling=ceiling)
@@ -52,36 +59,36 @@ def _claims(folder):
 def test_overfit_is_judged_against_the_photo_or_against_a_low_ceiling(faked):
     use, folder = faked
     seen = use(lambda case: 0.05)
-    measurements.overfit(n=6, folder=folder)
+    first_checks.overfit(n=6, folder=folder)
     made = _claims(folder)["overfit-embeddings"]
     assert seen[0].config == DragConfig.paper() and seen[0].at == "block:0"
     assert made["holds"] and made["key"] == "ms_ssim"
     use(lambda case: 0.4)
-    measurements.overfit(n=6, folder=folder)
+    first_checks.overfit(n=6, folder=folder)
     assert not _claims(folder)["overfit-embeddings"]["holds"]
     use(lambda case: 0.4, ceiling=0.4)  # as good as the decoder can be
-    measurements.overfit(n=6, folder=folder)
+    first_checks.overfit(n=6, folder=folder)
     made = _claims(folder)["overfit-embeddings"]
     assert made["key"] == "ms_ssim / ceiling" and made["value"] == pytest.approx(1, abs=0.05)
 
 
 def test_deep_compares_at_the_deepest_readable_block(faked, monkeypatch):
     use, folder = faked
-    monkeypatch.setattr(measurements, "deepest_readable", lambda name: ("block:10", {"block:10": (0.7, 0.6, 0.8)}))
+    monkeypatch.setattr(first_checks, "deepest_readable", lambda name: ("block:10", {"block:10": (0.7, 0.6, 0.8)}))
     seen = use(lambda case: 0.3 if case.name == "rmle" else 0.05)
-    out = measurements.deep(n=6, iterations=40, folder=folder)
+    out = first_checks.deep(n=6, iterations=40, folder=folder)
     assert {c.at for c in seen} == {"block:10"} and {c.client for c in seen} == {"focus-vit-s14"}
     assert json.loads(out.read_text())["linear_readout_ms_ssim"] == {"block:10": [0.7, 0.6, 0.8]}
     assert _claims(folder)["drag-vs-rmle-deep"]["holds"]
     use(lambda case: 0.05)
-    measurements.deep(n=6, at="block:10", iterations=40, folder=folder)
+    first_checks.deep(n=6, at="block:10", iterations=40, folder=folder)
     assert not _claims(folder)["drag-vs-rmle-deep"]["holds"]
 
 
 def test_ablation_verdicts_follow_the_measurement(faked):
     use, folder = faked
     use(lambda case: 0.3 if not case.config.tweedie else 0.05)
-    out = sweeps.ablations(turns=20, n=6, blocks=("block:12",), folder=folder)
+    out = ingredients.ablations(turns=20, n=6, blocks=("block:12",), folder=folder)
     rows = json.loads(out.read_text())["rows"]
     assert "no Adam, block:12" in rows and rows["DRAG, block:12"]["seconds_per_photo"] == 0.5
     made = _claims(folder)
@@ -92,7 +99,7 @@ def test_ablation_verdicts_follow_the_measurement(faked):
 def test_recurrence_curve_keeps_turns_or_steps(faked):
     use, folder = faked
     seen = use(lambda case: 0.2 / case.config.recurrence)
-    sweeps.recurrence_curve(turns=32, steps=5, n=6, blocks=("block:12",), folder=folder)
+    ingredients.recurrence_curve(turns=32, steps=5, n=6, blocks=("block:12",), folder=folder)
     turns = [c.config.num_steps * c.config.recurrence for c in seen[:5]]
     assert turns == [32] * 5 and [c.config.num_steps for c in seen[5:]] == [5] * 5
     made = _claims(folder)["recurrence-curve"]
@@ -102,22 +109,22 @@ def test_recurrence_curve_keeps_turns_or_steps(faked):
 def test_rates_need_an_optimum_inside(faked):
     use, folder = faked
     use(lambda case: 0.02 + abs(case.config.guidance_rate - 0.2))
-    sweeps.rates(turns=20, n=6, blocks=("block:12",), folder=folder)
+    ingredients.rates(turns=20, n=6, blocks=("block:12",), folder=folder)
     assert _claims(folder)["guidance-rate-tradeoff"]["holds"]
     use(lambda case: 0.6 - 0.5 * case.config.guidance_rate)
-    sweeps.rates(turns=20, n=6, blocks=("block:12",), folder=folder)
+    ingredients.rates(turns=20, n=6, blocks=("block:12",), folder=folder)
     assert not _claims(folder)["guidance-rate-tradeoff"]["holds"]
 
 
 def test_baselines_claim_per_rival_and_block(faked, monkeypatch):
     use, folder = faked
     use(lambda case: {"drag": 0.05, "rmle": 0.3, "lm": 0.05}[case.name])
-    monkeypatch.setattr("dragkit.sweeps.budget.available", lambda client, at: ["drag", "rmle", "lm"])
+    monkeypatch.setattr("draglab.studies.budget.available", lambda client, at: ["drag", "rmle", "lm"])
     monkeypatch.setattr(
-        "dragkit.sweeps.budget.seconds_per_iteration", lambda *given: {"drag": 1.0, "rmle": 0.5, "lm": 1.0}
+        "draglab.studies.budget.seconds_per_iteration", lambda *given: {"drag": 1.0, "rmle": 0.5, "lm": 1.0}
     )
     seen = use(lambda case: {"drag": 0.05, "rmle": 0.3, "lm": 0.05}[case.name])
-    out = sweeps.baselines(turns=20, n=6, blocks=("block:3",), folder=folder)
+    out = depth.baselines(turns=20, n=6, blocks=("block:3",), folder=folder)
     told = json.loads(out.read_text())
     assert (
         told["rows"]["rMLE, block:3"]["method"] == "rMLE"
@@ -132,7 +139,7 @@ def test_baselines_claim_per_rival_and_block(faked, monkeypatch):
 def test_search_looks_at_training_photos_only_and_refines_the_best(faked):
     use, folder = faked
     seen = use(lambda case: 0.1 + 0.3 * abs(case.config.guidance_rate - 0.65) + 0.05 * case.config.recurrence)
-    told = json.loads(sweeps.search(turns=20, n=6, trials=4, folder=folder).read_text())
+    told = json.loads(tuning.search(turns=20, n=6, trials=4, folder=folder).read_text())
     assert {c.split for c in seen} == {"train"} and {c.at for c in seen} == {"block:0", "block:12"}
     assert seen[0].config == DragConfig(num_steps=5, recurrence=4)
     assert told["winner"]["guidance_rate"] == 0.65 and told["winner"]["recurrence"] == 1
@@ -154,12 +161,12 @@ def test_the_strength_of_the_small_preset_was_chosen_on_training_photos():
 
 def test_the_pixel_rate_is_chosen_on_training_photos(faked, monkeypatch):
     use, folder = faked
-    pixels = sweeps.SWEEPS["pixels"]
+    pixels = study("pixels")
     monkeypatch.setattr(
-        "dragkit.sweeps.budget.seconds_per_iteration",
+        "draglab.studies.budget.seconds_per_iteration",
         lambda client, at, methods: {"drag": 0.02, "drag-pixel": 0.04},
     )
-    monkeypatch.setattr("dragkit.sweeps.pixel_space._seen", lambda name: "9")
+    monkeypatch.setattr("draglab.studies.pixel_space._seen", lambda name: "9")
 
     def level(case):  # on training photos 0.4 is best, on the others 0.8
         if case.method != "drag-pixel":
@@ -182,7 +189,7 @@ def test_the_pixel_rate_is_chosen_on_training_photos(faked, monkeypatch):
 def test_published_budgets_are_compared_block_by_block(faked):
     use, folder = faked
     seen = use(lambda case: 0.1 if case.name in ("drag", "glass") else 0.4)
-    sweeps.SWEEPS["published"](n=6, blocks=("block:3",), folder=folder)
+    study("published")(n=6, blocks=("block:3",), folder=folder)
     budgets = {case.name: case.config for case in seen if case.config != DragConfig.small(1000)}
     assert budgets["drag"] == DragConfig.paper() and budgets["rmle"].iterations == budgets["lm"].iterations == 20_000
     assert budgets["glass"].z_iterations == budgets["glass"].w_iterations == 10_000
@@ -193,10 +200,10 @@ def test_published_budgets_are_compared_block_by_block(faked):
 
 def test_budgets_give_every_method_the_same_time_and_the_inverse_network_one_pass(faked, monkeypatch):
     use, folder = faked
-    monkeypatch.setattr("dragkit.sweeps.budget.available", lambda client, at: ["drag", "rmle", "inverse"])
-    monkeypatch.setattr("dragkit.sweeps.budget.seconds_per_iteration", lambda *given: {"drag": 1.0, "rmle": 0.25})
+    monkeypatch.setattr("draglab.studies.budget.available", lambda client, at: ["drag", "rmle", "inverse"])
+    monkeypatch.setattr("draglab.studies.budget.seconds_per_iteration", lambda *given: {"drag": 1.0, "rmle": 0.25})
     seen = use(lambda case: 0.1)
-    rows = json.loads(sweeps.SWEEPS["budgets"](n=6, folder=folder).read_text())["rows"]
+    rows = json.loads(study("budgets")(n=6, folder=folder).read_text())["rows"]
     assert {case.config.iterations for case in seen if case.name == "rmle"} == {80, 160, 320, 640}
     assert rows["DRAG, 160 turns"]["turns"] == 160 and "turns" not in rows["inverse network"]
     assert len(rows) == 4 + 4 + 1
@@ -204,9 +211,9 @@ def test_budgets_give_every_method_the_same_time_and_the_inverse_network_one_pas
 
 def test_patience_says_who_is_ahead_after_seconds_and_after_minutes(faked, monkeypatch):
     use, folder = faked
-    monkeypatch.setattr("dragkit.sweeps.budget.seconds_per_iteration", lambda *given: {"drag": 1.0, "lm": 0.5})
+    monkeypatch.setattr("draglab.studies.budget.seconds_per_iteration", lambda *given: {"drag": 1.0, "lm": 0.5})
     seen = use(lambda case: 0.1 + 40 / case.config.iterations if case.name == "lm" else 0.3)
-    told = json.loads(sweeps.SWEEPS["patience"](n=6, folder=folder).read_text())
+    told = json.loads(study("patience")(n=6, folder=folder).read_text())
     assert {case.config.iterations for case in seen if case.name == "lm"} == {160, 500, 2000, 8000}
     assert {case.config.num_steps for case in seen if case.name == "drag"} == {80, 250, 1000}
     made = _claims(folder)
@@ -220,12 +227,12 @@ def test_patience_says_who_is_ahead_after_seconds_and_after_minutes(faked, monke
 def test_a_good_start_is_told_from_a_late_one(faked):
     use, folder = faked
     seen = use(lambda case: 0.05 + case.config.strength / 4 if case.name == "drag++" else 0.4)
-    told = json.loads(sweeps.SWEEPS["starts"](turns=40, n=6, blocks=("block:6",), folder=folder).read_text())
+    told = json.loads(study("starts")(turns=40, n=6, blocks=("block:6",), folder=folder).read_text())
     assert {case.config.strength for case in seen if case.name == "drag-grey"} == {0.05, 0.1, 0.3, 0.5, 0.7}
     assert [case.config.strength for case in seen if case.split == "train"] == told["strengths"]
     assert told["chosen"] == 0.05
     assert {"noise, block:6", "the guess itself, block:6"} < set(told["rows"])
     assert _claims(folder)["guess-beats-grey/block-6"]["holds"]
     use(lambda case: 0.1)  # only the late start counts
-    sweeps.SWEEPS["starts"](turns=40, n=6, blocks=("block:6",), folder=folder)
+    study("starts")(turns=40, n=6, blocks=("block:6",), folder=folder)
     assert not _claims(folder)["guess-beats-grey/block-6"]["holds"]

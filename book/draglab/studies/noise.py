@@ -1,0 +1,67 @@
+"""Noise and dropout: how much of the photo, for how much accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dragkit import zoo
+from dragkit.measures import utility
+from draglab.pages.claims import Claim
+from draglab.studies import defence_study
+from draglab.studies.defence_study import AT, OPEN, attacked
+from draglab.tables import Rows, claim
+
+GAUSSIAN = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+LAPLACE = (1.0,)
+
+DROPOUT = (0.25, 0.5, 0.75)
+
+EXPECTED = ("gaussian:4.0", "dropout:0.5")
+
+
+def noise(n: int = 32, folder: Path | None = None) -> Path:
+    """Gaussian and Laplace noise against attackers with and without the likelihood, dropout against who sees the zeros."""
+    cases = {OPEN: attacked("", n=n)}
+    for kind, strengths, reply in (
+        ("gaussian", GAUSSIAN, "likelihood"),
+        ("laplace", LAPLACE, "likelihood"),
+        ("dropout", DROPOUT, "visible"),
+    ):
+        for strength in strengths:
+            recipe = f"{kind}:{strength}"
+            cases |= {recipe: attacked(recipe, n=n), f"{recipe}, {reply}": attacked(recipe, reply, n=n)}
+            if recipe in EXPECTED:
+                cases[f"{recipe}, expectation"] = attacked(recipe, "expectation", n=n)
+            cases |= defence_study.rebuilt(recipe, n=n)
+    rows = defence_study.study("noise", cases)
+    return defence_study.write("defence_noise", f"--n {n}", [_tradeoff(rows, n)], rows, folder)
+
+
+def _tradeoff(rows: Rows, n: int) -> Claim:
+    """Noise that takes half of the gain from every attacker costs accuracy: how much, at the weakest such level."""
+    enough = [
+        s for s in GAUSSIAN if all(defence_study.above_half(rows, label).high < 0 for label in _attackers(rows, s))
+    ]
+    recipe = f"gaussian:{enough[0] if enough else GAUSSIAN[-1]}"
+    server = defence_study.trained_server(recipe)
+    plain = utility.measured_right(zoo.CLIENT, AT)
+    cost = utility.accuracy_drop(plain, utility.measured_right(server or zoo.CLIENT, AT, recipe))
+    return claim(
+        "noise-tradeoff",
+        "Gaussian noise that takes more than half of DRAG's gain in MS-SSIM from every attacker tried costs "
+        f"{'even a server that was trained for it' if server else 'the server'} more than two points of accuracy (weakest such "
+        f"level of those tested on {n} photos: {recipe}; value: accuracy lost on all photos of the validation split)",
+        cost,
+        len(plain),
+        bool(enough) and cost.low > 0.02,
+        source="dragkit",
+        key="accuracy lost",
+        notebook="11_noise",
+    )
+
+
+def _attackers(rows: Rows, strength: float) -> list[str]:
+    """Rows of the attackers against this much Gaussian noise."""
+    recipe = f"gaussian:{strength}"
+    return [label for label, row in rows.items() if row.get("defence") == recipe and row["server"] == row["client"]]

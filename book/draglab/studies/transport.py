@@ -1,0 +1,39 @@
+"""Sending less, or in a secret basis: top-k, low rank, quantised; rotated and permuted features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from draglab.studies import defence_study
+from draglab.studies.defence_study import OPEN, attacked
+
+TOPK = (0.25, 0.1)
+
+RANKS = (16, 8)
+
+BITS = (2, 1)
+
+SECRET = ("rotate", "permute")
+
+
+def transport(n: int = 32, folder: Path | None = None) -> Path:
+    """Messages of fewer numbers or bits against the attacker who knows what is missing; secret bases against one who needs none."""
+    cases = {OPEN: attacked("", n=n)}
+    for share in TOPK:
+        recipe = f"topk:{share}"
+        cases |= {recipe: attacked(recipe, n=n), f"{recipe}, visible": attacked(recipe, "visible", n=n)}
+    for rank in RANKS:
+        recipe = f"lowrank:{rank}"
+        cases |= {recipe: attacked(recipe, n=n), f"{recipe}, projected": attacked(recipe, "projected", n=n)}
+    cases |= {f"quantise:{bits}": attacked(f"quantise:{bits}", n=n) for bits in BITS}
+    for recipe in SECRET:
+        replies = ("", "token gram", "undo") if recipe == "rotate" else ("", "undo")
+        cases |= {f"{recipe}, {r}" if r else recipe: attacked(recipe, r, n=n) for r in replies}
+    rows = defence_study.study("transport", cases)
+    made = [
+        defence_study.insufficient(
+            f"{recipe}-insufficient", what, rows, f"{recipe}, undo", source="dragkit", notebook="12_tokens"
+        )
+        for recipe, what in zip(SECRET, ("A secret rotation", "A secret order of the features"), strict=True)
+    ]
+    return defence_study.write("defence_transport", f"--n {n}", made, rows, folder)

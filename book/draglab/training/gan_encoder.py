@@ -1,0 +1,111 @@
+"""The encoder of GLASS++: from the IR of an image to the styles with which the generator draws it.
+
+Squared error, 0.5 ST-LPIPS and a light pull towards the mean style, as pSp (arXiv 2008.00951) and GLASS train theirs on photos;
+here half of each batch are the generator's own images, of which there is no end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dragkit.client import SplitClient
+from dragkit.data import imagenette
+from dragkit.images import grid
+from dragkit.measures.metrics import StLpips, psnr, ssim
+from dragkit.priors.gan import StyleGenerator, WEncoder
+from draglab.training.autoencoder import views
+from draglab.training.loop import Task, TrainConfig, batch_indices
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    width: int = 128
+    depth: int = 2
+    heads: int = 4
+    generated: float = 0.5  # share of generated images in a batch
+    perceptual: float = 0.5
+    perceptual_share: float = 0.25  # of the images of a batch: the metric costs more than the rest
+    pull: float = 1e-3  # of the mean square of w - w_mean, in deviations of w
+
+    def __post_init__(self) -> None:
+        for name in ("generated", "perceptual_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share, between 0 and 1")
+
+
+class EncoderTask(Task):
+    """Args: generator: the finished generator's folder. client: whose IRs are to be read; frozen already."""
+
+    def __init__(
+        self, recipe: EncoderRecipe, generator: Path, client: SplitClient, batch: int, seed: int, device: torch.device
+    ):
+        self.recipe, self.batch, self.seed, self.device, self.client = recipe, batch, seed, device, client
+        loaded = StyleGenerator.from_pretrained(generator, torch_dtype=torch.float32)
+        self.generator = loaded.to(device).eval().requires_grad_(False)
+        size = self.generator.image_size
+        self.photos, self.val = (imagenette(split, size)[0].to(device) for split in ("train", "val"))
+        self.perceptual = StLpips().to(device) if recipe.perceptual > 0 else None
+        self.model = self._build()
+
+    def _build(self) -> WEncoder:
+        _, n, d = self.client.tokens(torch.empty(1, *self.client.h_shape)).shape
+        g, r = self.generator, self.recipe
+        shape = (n, d, g.num_layers, g.style_dim, r.width, r.depth, r.heads)
+        encoder = WEncoder(*shape, client=self.client.name, split=self.client.split)
+        encoder.w_mean.copy_(g.w_mean)
+        encoder.w_std.copy_(g.w_std)
+        return encoder
+
+    def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        return [torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)]
+
+    @torch.no_grad()
+    def _images(self, step: int, generator: torch.Generator) -> Tensor:
+        """Generated images, then photos, `(B, 3, S, S)` in [0, 1]."""
+        made = round(self.recipe.generated * self.batch)
+        z = torch.randn(made, self.generator.latent_dim, generator=generator).to(self.device)
+        fakes = self.generator(z).clamp(0, 1) if made else self.photos[:0].float()
+        if made == self.batch:
+            return fakes
+        index = batch_indices(len(self.photos), self.batch - made, step, self.seed)
+        return torch.cat([fakes, views(self.photos[index], 1.0, generator)])
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        x = self._images(step, generator)
+        w = self.model(self._tokens(x)).float()
+        y = self.generator.synthesis(w)
+        mse = (y - x).square().mean((1, 2, 3))
+        away = ((w - self.model.w_mean) / self.model.w_std).square().mean()
+        loss = mse.mean() + self.recipe.pull * away
+        logged = {"psnr": (-10 * torch.log10(mse)).mean().item(), "away": away.item()}
+        if self.perceptual is not None:
+            n = max(1, round(self.recipe.perceptual_share * len(x)))
+            some = torch.randperm(len(x), generator=generator)[:n].to(x.device)
+            distance = self.perceptual(y[some], x[some]).mean()
+            loss = loss + self.recipe.perceptual * distance
+            logged["st_lpips"] = distance.item()
+        return loss, logged
+
+    @torch.no_grad()
+    def _tokens(self, x: Tensor) -> Tensor:
+        return self.client.tokens(self.client(x)).float()
+
+    @torch.no_grad()
+    def rebuild(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Images `(B, 3, S, S)` in [0, 1] that the encoder's styles give for the IRs of images `x`."""
+        return torch.cat([self.generator.synthesis(model(self._tokens(p))).clamp(0, 1) for p in x.split(64)])
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """PSNR and SSIM of the first guess on every 16th validation photo."""
+        x = self.val[::16].float() / 255
+        y = self.rebuild(model, x)
+        return {"psnr": psnr(y, x).mean().item(), "ssim": ssim(y, x).mean().item()}
+
+    def samples(self, model: nn.Module) -> Tensor:
+        """A row of validation photos above their first guesses."""
+        x = self.val[:: max(1, len(self.val) // 12)][:12].float() / 255
+        return grid(torch.cat([x, self.rebuild(model, x)]).cpu(), columns=len(x))

@@ -1,0 +1,123 @@
+"""A server that is trained for a defence: the client half stays as it is, the blocks after the cut learn to live with it.
+
+The messages are defended anew at every step, with the augmentation of the classifier ("noise-aware" training). Only the server's
+copy of the weights changes, so no phone has to be updated.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from dragkit import zoo
+from dragkit.client import SplitClient
+from dragkit.data import CLASSES, imagenette
+from dragkit.defenses import Defence, defend, make
+from dragkit.measures import utility
+from draglab.training import augment, classifier
+from draglab.training.classifier import _top1
+from draglab.training.export import export_model, round_to_fp16, run_folder
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit, pick_device, quick_attention
+from draglab.training.muon import muon_and_adamw
+
+
+@dataclass(frozen=True)
+class ServerRecipe:
+    crop: float = 0.25  # the classifier's augmentation, see `ClassifierRecipe`
+    jitter: float = 0.3
+    mix: float = 0.8
+    smoothing: float = 0.1
+
+
+class ServerTask(Task):
+    """Args: client: cut where the message leaves it; frozen already, moved to `device`. defence: made for this client.
+
+    Raises:
+        ValueError: the client's server does not answer with scores of the ten classes.
+    """
+
+    def __init__(
+        self,
+        recipe: ServerRecipe,
+        client: SplitClient,
+        defence: Defence,
+        batch: int,
+        seed: int,
+        device: torch.device,
+    ):
+        self.recipe, self.defence, self.batch, self.seed, self.device = recipe, defence, batch, seed, device
+        self.client = client.to(device)
+        quick_attention(self.client.model, device)
+        self.student = copy.deepcopy(self.client)
+        self.model: Any = self.student.model.requires_grad_(True)  # its client half never runs, so it gets no gradient
+        answer = tuple(client.server(torch.zeros(1, *client.h_shape, device=device)).shape[1:])
+        if answer != (len(CLASSES),):
+            raise ValueError(f"client is {client.name}; its server answers {answer}, not scores of the ten classes")
+        self.photos, self.labels = (t.to(device) for t in imagenette("train", 80))  # room for crops
+        self.val, self.val_labels = (t.to(device) for t in imagenette("val"))
+
+    def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        return muon_and_adamw(self.model, config.lr, config.weight_decay, ("vit.embeddings", "classifier"))
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        index = batch_indices(len(self.photos), self.batch, step, self.seed)
+        x = augment.random_crop(self.photos[index].float() / 255, self.recipe.crop, generator)
+        x = augment.colour_jitter(x, self.recipe.jitter, generator)
+        target = nnf.one_hot(self.labels[index], len(CLASSES)).float()
+        x, target = augment.mix(x, target, self.recipe.mix, generator)
+        with torch.no_grad():
+            received = self.defence.receive(self.defence(self.client(x).float(), generator))
+        logits = self.student.server(received).float()
+        loss = nnf.cross_entropy(logits, target, label_smoothing=self.recipe.smoothing)
+        return loss, {"train_top1": (logits.argmax(1) == target.argmax(1)).float().mean().item()}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy of the defended messages of every fourth validation photo."""
+        server, right = self.serving(model), 0
+        for start in range(0, len(self.val[::4]), 128):
+            part = slice(start, start + 128)
+            x, labels = self.val[::4][part], self.val_labels[::4][part]
+            h = self.client(x.float() / 255)
+            received = self.defence.receive(defend(self.defence, h, self.seed + start)[0])
+            right += int((server.server(received).argmax(1) == labels).sum())
+        return {"top1": right / len(self.val[::4])}
+
+    def serving(self, model: nn.Module) -> SplitClient:
+        """The client with the server half of `model`, frozen."""
+        served = copy.deepcopy(self.client)
+        served.model.load_state_dict(model.state_dict())
+        return served
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def train_server(config: TrainConfig, recipe: ServerRecipe, client: str, split: str, defence: str) -> Path:
+    """Train and export a ViT whose server half, after `split`, knows a `defence` (its recipe); the client half stays."""
+    device = pick_device(config.device)
+    cut = zoo.load_client(client, split, device=str(device))
+    against = make(defence, cut)
+    run, name = server_run(client, split, defence), zoo.server_name(client, split, defence)
+    task = ServerTask(recipe, cut, against, config.batch, config.seed, device)
+    model = fit(task, config, run_folder(run))
+    round_to_fp16(task.model, model)
+    measured = {
+        "top1": _top1(utility.per_photo_right(task.client, against, server=task.serving(task.model))),
+        "top1_before": _top1(utility.per_photo_right(task.client, against)),
+        "top1_undefended": _top1(utility.per_photo_right(task.client)),
+    }
+    command = f"server --client {client} --split {split} --defence {defence}"
+    out = export_model(task.model, run, name, measured, config, asdict(recipe), command)
+    classifier.image_processor().save_pretrained(out)
+    return out
+
+
+def server_run(client: str, split: str, defence: str) -> str:
+    """Name of the training run of a server, e.g. "server-vit-imagenette64-block-6+drop-0.5"."""
+    return zoo.server_name(client, split, defence).replace("/", "-")

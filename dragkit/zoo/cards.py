@@ -1,0 +1,82 @@
+"""The cards of the embedded models: where their files lie, what is known of them, and whether they are intact."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dragkit.cache import cache_dir
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Names of the models that are shipped, e.g. "imagenette64/vae"."""
+    return sorted(card.parent.relative_to(FOLDER).as_posix() for card in FOLDER.rglob("card.json"))
+
+
+def find(name: str) -> Path:
+    """Folder of a model: shipped with the package, or else exported by a training run on this machine.
+
+    Raises:
+        ValueError: neither; the message lists those that are shipped.
+    """
+    for folder in (FOLDER / name, cache_dir() / "runs" / name.replace("/", "-") / "export"):
+        if (folder / "card.json").exists():
+            return folder
+    raise ValueError(f"no embedded model is called {name!r}; there are {', '.join(names()) or 'none yet'}")
+
+
+def trained(prefix: str, kind: str) -> list[str]:
+    """Names of the models of a class (as in their cards) that begin with `prefix`, shipped or exported on this machine."""
+    exported = [json.loads(path.read_text()) for path in (cache_dir() / "runs").glob("*/export/card.json")]
+    known = {told["name"]: told["class"] for told in [*exported, *(card(name) for name in names())]}
+    return sorted(name for name, made in known.items() if name.startswith(prefix) and made == kind)
+
+
+def available(name: str) -> bool:
+    """Whether `find` finds it."""
+    try:
+        return bool(find(name))
+    except ValueError:
+        return False
+
+
+def card(name: str) -> dict[str, Any]:
+    """What is known about a model: data, licence, command, measured quality, checksums.
+
+    Raises:
+        ValueError: `find` does not find it.
+    """
+    return json.loads((find(name) / "card.json").read_text())
+
+
+def update_card(name: str, changes: dict[str, Any]) -> None:
+    """Change fields of a card on disk."""
+    known = card(name)
+    (find(name) / "card.json").write_text(json.dumps({**known, **changes}, indent=1) + "\n")
+
+
+@lru_cache(maxsize=16)
+def verify(name: str) -> Path:
+    """Folder of a model whose files are what its card says.
+
+    Raises:
+        ValueError: unknown name, or a file that is missing or differs (a broken download, a Git LFS pointer).
+    """
+    for file, sha256 in card(name)["sha256"].items():
+        path = find(name) / file
+        if not path.exists():
+            raise ValueError(f"embedded model {name!r} lacks {file}; reinstall dragkit")
+        if file_sha256(path) != sha256:
+            raise ValueError(
+                f"{path} is not the file its card describes; reinstall dragkit, or train the model again: {card(name)['command']}"
+            )
+    return find(name)
+
+
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
