@@ -84,6 +84,7 @@ def reconstruct(
 
     from dragkit import zoo
     from dragkit.attacks.drag import DragState, drag
+    from dragkit.attacks.message import Message
     from dragkit.config import DragConfig
     from dragkit.images import grid, load_image, save_image
     from dragkit.measures import metrics
@@ -111,12 +112,9 @@ def reconstruct(
             progress.update(bar, completed=state.iteration)
 
         found = drag(
-            heard.h,
-            split,
+            Message(heard.h, heard.client or split, heard.mask, heard.distance),
             known,
             config,
-            mask=heard.mask,
-            distance=heard.distance,
             threat=threat,
             seeds=seed,
             callback=show,

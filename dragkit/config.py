@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import ceil
+from dataclasses import dataclass, fields, replace
+from math import ceil, sqrt
+from typing import Literal, get_args
 
-STEPS = ("spherical", "dps", "ugd", "mpgd")
+StepKind = Literal["spherical", "dps", "ugd", "mpgd"]
 
-SMOOTHING = ("adam", "none")
+Smoothing = Literal["adam", "none"]
 
-RATE_SCHEDULES = ("constant", "rising", "falling")
+RateSchedule = Literal["constant", "rising", "falling"]
+Interpolation = Literal["lerp", "slerp"]
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,13 @@ class DragConfig:
 
     num_steps: int = 250
     recurrence: int = 16
-    step: str = "spherical"
+    step: StepKind = "spherical"
     guidance_rate: float = 0.2
-    rate_schedule: str = "constant"
+    rate_schedule: RateSchedule = "constant"
     guidance_window: tuple[float, float] = (0.0, 1.0)
     recurrence_window: tuple[float, float] = (0.0, 1.0)
-    interpolation: str = "lerp"
-    smoothing: str = "adam"
+    interpolation: Interpolation = "lerp"
+    smoothing: Smoothing = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = 0.02
     eta: float = 1.0
@@ -54,10 +56,10 @@ class DragConfig:
 
     def __post_init__(self) -> None:
         for name, accepted in (
-            ("step", STEPS),
-            ("smoothing", SMOOTHING),
-            ("rate_schedule", RATE_SCHEDULES),
-            ("interpolation", ("lerp", "slerp")),
+            ("step", get_args(StepKind)),
+            ("smoothing", get_args(Smoothing)),
+            ("rate_schedule", get_args(RateSchedule)),
+            ("interpolation", get_args(Interpolation)),
         ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(accepted)}")
@@ -95,6 +97,12 @@ class DragConfig:
     def paper(cls) -> DragConfig:
         """The published settings: 250 steps of 16 turns, 4,000 iterations."""
         return cls()
+
+    @classmethod
+    def published(cls, turns: int = 4000) -> DragConfig:
+        """The published settings in about `turns` turns, in the published proportion of steps to turns per step."""
+        recurrence = max(1, round(sqrt(turns / 16)))
+        return cls(num_steps=max(1, min(1000, round(turns / recurrence))), recurrence=recurrence)
 
     @classmethod
     def fast(cls) -> DragConfig:
@@ -138,6 +146,19 @@ class DragConfig:
     def fast_plus(cls) -> DragConfig:
         """One tenth of `paper_plus`: the last 30 of 100 steps of 4 turns."""
         return cls.fast().with_(strength=0.3)
+
+    @property
+    def label(self) -> str:
+        """What stands behind the method's name in tables and figures: "published", "published, k=4", "small, k=1", ...
+
+        "small" are the settings of `small`; settings that are neither are "own settings".
+        """
+        budget = {"num_steps", "recurrence", "strength"}
+        mine = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in budget}
+        for name, preset in (("published", DragConfig()), ("small", DragConfig.small())):
+            if all(getattr(preset, key) == value for key, value in mine.items()):
+                return name if name == "published" and self.recurrence == 16 else f"{name}, k={self.recurrence}"
+        return f"own settings, k={self.recurrence}"
 
     def rate_at(self, t: int, num_train_timesteps: int) -> float:
         """Guidance rate at timestep `t`; 0 outside the window."""

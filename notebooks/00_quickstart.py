@@ -38,6 +38,7 @@ import torch
 
 from dragkit import data, zoo
 from dragkit.attacks.drag import drag
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
 from dragkit.images import grid, load_image
@@ -102,7 +103,7 @@ def watch(state):
         labels.append(f"turn {state.iteration} of {state.total}, IR distance {state.distance.mean():.3f}")
 
 
-found = drag(h, client, prior, config, seeds=seed, callback=watch)
+found = drag(Message(h, client), prior, config, seeds=seed, callback=watch)
 
 print("attacker:", found.threat)
 print(f"cost:     {found.nfe} turns, {found.seconds:.0f} s for {len(h)} photos on {device}")

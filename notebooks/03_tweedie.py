@@ -38,6 +38,7 @@ import torch
 
 from dragkit import data, schedule, zoo
 from dragkit.attacks.drag import _gradient, _turn, drag
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
 from dragkit.measures import metrics
@@ -225,8 +226,8 @@ pages.source(_gradient, _turn)
 # %% mystnb={"image": {"alt": "Three rows of two pictures: the photos, reconstructions with Tweedie's estimate, and reconstructions without it", "classes": "dark-light"}, "figure": {"caption": "The same short attack with and without Tweedie's estimate. Under each picture: MS-SSIM to the photo and final IR distance.", "name": "fig-tweedie-ablation"}}
 two = photos[:2]
 runs = {
-    "with estimate": drag(h[:2], client, prior, small, seeds=seed),
-    "without estimate": drag(h[:2], client, prior, small.with_(tweedie=False), seeds=seed),
+    "with estimate": drag(Message(h[:2], client), prior, small, seeds=seed),
+    "without estimate": drag(Message(h[:2], client), prior, small.with_(tweedie=False), seeds=seed),
 }
 similarity = {name: metrics.ms_ssim(run.images, two) for name, run in runs.items()}
 for name, run in runs.items():

@@ -45,6 +45,7 @@ import torch
 from dragkit import data, schedule, zoo
 from dragkit.attacks import guidance
 from dragkit.attacks.drag import _guided_step, drag
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.measures import metrics
 from dragkit.streams import SeededNoise
@@ -126,7 +127,7 @@ def attack(config):
         norms.append(guidance.norm(state.z).flatten())
         moments.append(state.adam.m)
 
-    return drag(h, client, prior, config, seeds=seed, callback=watch), torch.stack(norms), moments
+    return drag(Message(h, client), prior, config, seeds=seed, callback=watch), torch.stack(norms), moments
 
 
 def texts(images, distance):
@@ -480,9 +481,9 @@ pages.table(
 
 # %% mystnb={"image": {"alt": "Three rows of two pictures: reconstructions with the raw gradient, with Adam's default decays, and with shorter memory", "classes": "dark-light"}, "figure": {"caption": "The same attack at rate 0.2 with three kinds of direction. Under each picture: MS-SSIM to the photo and IR distance.", "name": "fig-smoothing"}}
 smoothing = {
-    "raw gradient": drag(h, client, prior, base.with_(smoothing="none"), seeds=seed),
+    "raw gradient": drag(Message(h, client), prior, base.with_(smoothing="none"), seeds=seed),
     "Adam (0.9, 0.999)": found[0.2],
-    "Adam (0.5, 0.5)": drag(h, client, prior, base.with_(betas=(0.5, 0.5)), seeds=seed),
+    "Adam (0.5, 0.5)": drag(Message(h, client), prior, base.with_(betas=(0.5, 0.5)), seeds=seed),
 }
 record("smoothing_distance", [float(run.distance.mean()) for run in smoothing.values()], atol=0.06)
 plots.image_rows(

@@ -41,6 +41,7 @@ import torch
 from dragkit import data, schedule, zoo
 from dragkit.attacks import guidance
 from dragkit.attacks.drag import _turn, drag
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.measures import intervals, metrics
 from draglab.pages import pages, plots
@@ -172,7 +173,7 @@ ways = {
     f"T={turns // 8}, k=8": DragConfig(num_steps=turns // 8, recurrence=8),
     f"T={turns}, k=4": DragConfig(num_steps=turns, recurrence=4),
 }
-runs = {way: drag(h, client, prior, config, seeds=seed) for way, config in ways.items()}
+runs = {way: drag(Message(h, client), prior, config, seeds=seed) for way, config in ways.items()}
 similarity = {way: metrics.ms_ssim(run.images, photos) for way, run in runs.items()}
 
 # %% mystnb={"image": {"alt": "Five rows of four pictures: the photos, and reconstructions with many single-turn steps, fewer steps of four turns, few steps of eight turns, and many steps of four turns", "classes": "dark-light"}, "figure": {"caption": "Rows two to four took equally many turns, the last row four times as many. Under each picture: MS-SSIM to the photo and IR distance.", "name": "fig-turns"}}
@@ -303,7 +304,7 @@ def forget(state):
         state.adam = guidance.AdamState.zeros_like(state.z)
 
 
-reset = drag(h, client, prior, ways[second], seeds=seed, callback=forget)
+reset = drag(Message(h, client), prior, ways[second], seeds=seed, callback=forget)
 record("distance_reset", float(reset.distance.mean()), atol=0.06)
 both = {"never reset (DRAG)": runs[second], "reset at every step": reset}
 pages.table(
@@ -334,7 +335,7 @@ else:
 # We try the middle, with the numbers of steps and turns of the last row above, and look at the turns inside a step again.
 
 # %%
-middle = drag(h, client, prior, ways[long].with_(recurrence_window=(0.3, 0.7)), seeds=seed)
+middle = drag(Message(h, client), prior, ways[long].with_(recurrence_window=(0.3, 0.7)), seeds=seed)
 record("distance_window", float(middle.distance.mean()), atol=0.06)
 spent = {f"{first} (never back)": runs[first], f"{long}, window 0.3 to 0.7": middle, f"{long} (everywhere)": runs[long]}
 pages.table(

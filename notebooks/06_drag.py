@@ -46,6 +46,7 @@ import torch
 
 from dragkit import data, zoo
 from dragkit.attacks.drag import NEEDS, _begin, _finish, _gradient, _guided_step, _Problem, _turn, drag
+from dragkit.attacks.message import Message
 from dragkit.attacks.restarts import STRIDE, restarts
 from dragkit.attacks.threat import ThreatModel
 from dragkit.config import DragConfig
@@ -170,7 +171,7 @@ print(f"Turns: {turns:,} instead of {published.num_steps * published.recurrence:
 print("drag takes:", ", ".join(inspect.signature(drag).parameters))
 print("drag needs:", NEEDS)
 try:
-    drag(h, client, prior, config, threat=ThreatModel(weights=False))
+    drag(Message(h, client), prior, config, threat=ThreatModel(weights=False))
 except PermissionError as refused:
     print("refused:   ", refused)
 
@@ -203,7 +204,7 @@ def keep(state):
     last["x0_hat"] = state.x0_hat
 
 
-found = drag(h, client, prior, config, seeds=seed, callback=keep)
+found = drag(Message(h, client), prior, config, seeds=seed, callback=keep)
 print(found)
 
 # %% mystnb={"image": {"alt": "Two rows, one for each photo, of four pictures: the photo, a sample of the prior alone, the reconstruction at the embeddings, and the decoder's round trip", "classes": "dark-light"}, "figure": {"caption": "DRAG at the embeddings, a short run. Under each picture: MS-SSIM to the photo and IR distance to the message.", "name": "fig-overfit"}}
@@ -265,13 +266,11 @@ plots.curves(
 
 # %%
 runs = {
-    config.num_steps // 4 * config.recurrence: drag(
-        h, client, prior, config.with_(num_steps=config.num_steps // 4), seeds=seed
-    ),
+    config.num_steps // 4 * config.recurrence: drag(Message(h, client), prior, config.with_(num_steps=config.num_steps // 4), seeds=seed),
     turns: found,
-    3 * turns: drag(h, client, prior, config.with_(num_steps=min(1000, 3 * config.num_steps)), seeds=seed),
+    3 * turns: drag(Message(h, client), prior, config.with_(num_steps=min(1000, 3 * config.num_steps)), seeds=seed),
 }
-back = drag(h, client, prior, config.with_(recurrence=3 * config.recurrence), seeds=seed)
+back = drag(Message(h, client), prior, config.with_(recurrence=3 * config.recurrence), seeds=seed)
 with torch.no_grad():
     cleaned = prior.decode(last["x0_hat"]).clamp(0, 1)
 
@@ -424,10 +423,10 @@ if small and overfit:
 
 # %%
 brief = config.with_(num_steps=min(10, config.num_steps))
-together = drag(h, client, prior, brief, seeds=[seed, seed + 1])
-single = [drag(h[i : i + 1], client, prior, brief, seeds=[seed + i]) for i in range(2)]
+together = drag(Message(h, client), prior, brief, seeds=[seed, seed + 1])
+single = [drag(Message(h[i : i + 1], client), prior, brief, seeds=[seed + i]) for i in range(2)]
 batch_gap = float((together.images - torch.cat([run.images for run in single])).abs().max())
-other_seed = drag(h[:1], client, prior, brief, seeds=[seed + 2])
+other_seed = drag(Message(h[:1], client), prior, brief, seeds=[seed + 2])
 seed_gap = float((together.images[:1] - other_seed.images).abs().max())
 print(
     f"Largest difference of a colour value, together or alone: {record('batch_gap', batch_gap, atol=0.02, direction='lower'):.1e}"
@@ -444,8 +443,8 @@ half = brief.num_steps * brief.recurrence // 2
 with tempfile.TemporaryDirectory() as folder:
     file = Path(folder) / "attack.safetensors"
     arguments = {"seeds": [seed, seed + 1], "checkpoint": file}
-    stopped = drag(h, client, prior, brief, **arguments, callback=lambda state: state.iteration == half)
-    resumed = drag(h, client, prior, brief, **arguments)
+    stopped = drag(Message(h, client), prior, brief, **arguments, callback=lambda state: state.iteration == half)
+    resumed = drag(Message(h, client), prior, brief, **arguments)
 print("stopped:", stopped)
 print("resumed:", resumed)
 resume_gap = float((resumed.images - together.images).abs().max())

@@ -41,6 +41,7 @@ import torch
 
 from dragkit import data, zoo
 from dragkit.attacks.drag import drag
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
 from dragkit.measures import intervals, metrics
@@ -70,7 +71,7 @@ for at in ("block:3", "block:12"):
         h = client(photos)
         tokens = client.tokens(h)
         unit[at] = float(cosine_distance(tokens, tokens.roll(1, 0)).mean())
-    runs[at] = drag(h, client, prior, config, seeds=seed)
+    runs[at] = drag(Message(h, client), prior, config, seeds=seed)
     similarity[at] = metrics.ms_ssim(runs[at].images, photos)
     record(f"ms_ssim_{at.replace(':', '_')}", similarity[at], atol=0.1)
     record(f"distance_{at.replace(':', '_')}", runs[at].distance, atol=0.06)

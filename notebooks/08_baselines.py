@@ -46,8 +46,8 @@ from dragkit import data, zoo
 from dragkit.attacks.descent import _step
 from dragkit.attacks.drag import _Problem
 from dragkit.attacks.glass import GlassConfig, _Search, divergence
-from dragkit.attacks.image_prior import LikelihoodConfig, SkipNetwork
-from dragkit.attacks.inverse import InverseConfig
+from dragkit.attacks.image_prior import ImagePriorConfig, SkipNetwork
+from dragkit.attacks.message import Message
 from dragkit.attacks.rmle import RmleConfig, patch_prior, total_variation
 from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
@@ -56,7 +56,7 @@ from dragkit.priors.inverse_network import InverseNetwork
 from dragkit.priors.sampling import ddim_sample
 from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
-from draglab.methods import METHODS, Method
+from draglab.methods import METHODS, Method, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.studies.budget import available
@@ -243,15 +243,15 @@ pages.source(_Problem.measure)
 turns = {"ci": 40, "laptop": 160, "colab": 400, "paper": 1000}[budget]
 few_turns = DragConfig(num_steps=turns, recurrence=1, guidance_rate=0.5)
 settings = {
-    "inverse": InverseConfig(),
+    "inverse": None,
     "rmle": RmleConfig(iterations=4 * turns),
-    "lm": LikelihoodConfig.fast().with_(iterations=2 * turns),
+    "lm": ImagePriorConfig.fast().with_(iterations=2 * turns),
     "glass": GlassConfig.small(4 * turns),
     "glass++": GlassConfig.small_plus(4 * turns),
     "drag": few_turns if budget == "ci" else DragConfig.small(turns),
 }
 if budget == "paper":
-    settings |= {"rmle": RmleConfig.paper(), "lm": LikelihoodConfig.paper(), "glass": GlassConfig.paper()}
+    settings |= {"rmle": RmleConfig.paper(), "lm": ImagePriorConfig.paper(), "glass": GlassConfig.paper()}
     settings |= {"glass++": GlassConfig.paper_plus()}
     settings["drag"] = DragConfig.paper()
 here = [name for name in settings if name in available(zoo.CLIENT, at)]
@@ -260,7 +260,7 @@ print("Methods whose models are at hand: " + ", ".join(METHODS[name].label for n
 if absent:
     print("Missing: " + ", ".join(absent) + ".")
 
-runs = {name: METHODS[name].run(h, client, known, settings[name], seed) for name in here}
+runs = {name: METHODS[name].run(Message(h, client), known, Setting(settings[name], seed)) for name in here}
 images = {METHODS[name].label: run.images for name, run in runs.items()}
 distance = {METHODS[name].label: run.distance for name, run in runs.items()}
 

@@ -46,6 +46,7 @@ from dragkit.attacks.drag import NEEDS as DRAG_NEEDS
 from dragkit.attacks.drag import _begin, drag
 from dragkit.attacks.dragpp import NEEDS, drag_plus_plus
 from dragkit.attacks.inverse import inverse
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
 from dragkit.measures import metrics
@@ -95,7 +96,7 @@ pages.source(drag_plus_plus)
 print("DRAG:  ", DRAG_NEEDS)
 print("DRAG++:", NEEDS)
 try:
-    drag_plus_plus(h, client, prior, inverse_network=network, threat=DRAG_NEEDS)
+    drag_plus_plus(Message(h, client), prior, inverse_network=network, threat=DRAG_NEEDS)
 except PermissionError as refused:
     print("Refused:", refused)
 
@@ -113,7 +114,7 @@ except PermissionError as refused:
 # photo*, the start still knows which photo it is. In between the two curves is room for a method.
 
 # %% mystnb={"image": {"alt": "Two falling curves over the strength on a logarithmic scale: distance of guess and photo under noise, and above it that of two different photos, with a horizontal line at two deviations", "classes": "dark-light"}, "figure": {"caption": "How well guess and photo, and two different photos, can be told apart under the noise of a strength. In standard deviations of the noise; means.", "name": "fig-hidden"}}
-guess = inverse(h, client, network)
+guess = inverse(Message(h, client), network)
 with torch.no_grad():
     z_photo, z_guess = prior.encode(photos), prior.encode(guess.images)
     z_all = prior.encode(torch.stack(list(demo.values())).to(device))
@@ -200,11 +201,11 @@ def steps(strength, count):
 
 def from_guess(config):
     """DRAG++ on both photos."""
-    return drag_plus_plus(h, client, prior, config, inverse_network=network, seeds=seed)
+    return drag_plus_plus(Message(h, client), prior, config, inverse_network=network, seeds=seed)
 
 
 runs = {f"strength {s}": from_guess(steps(s, turns)) for s in tried}
-runs["from noise"] = drag(h, client, prior, steps(1.0, turns), seeds=seed)
+runs["from noise"] = drag(Message(h, client), prior, steps(1.0, turns), seeds=seed)
 unguided = from_guess(steps(0.3, turns).with_(guidance_rate=0.0))
 everything = {"inverse network": guess, "0.3, no guidance": unguided, **runs}
 similarity = {row: metrics.ms_ssim(run.images, photos) for row, run in everything.items()}
@@ -310,7 +311,7 @@ def grow(attack, strength, known):
 
 
 ways = {f"from the guess, {s}": grow(from_guess, s, runs[f"strength {s}"]) for s in (0.1, 0.3)}
-ways["from noise (DRAG)"] = grow(lambda config: drag(h, client, prior, config, seeds=seed), 1.0, runs["from noise"])
+ways["from noise (DRAG)"] = grow(lambda config: drag(Message(h, client), prior, config, seeds=seed), 1.0, runs["from noise"])
 quality = {
     way: {metric: [mean(tables.score(run.images, photos)[metric]) for run in made] for metric in ("st_lpips", "psnr")}
     for way, made in ways.items()

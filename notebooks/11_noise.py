@@ -43,6 +43,7 @@ from dragkit import data, zoo
 from dragkit.adaptive.distances import visible_distance
 from dragkit.adaptive.likelihood import Mahalanobis, average
 from dragkit.adaptive.replies import averaged, hear, most_likely, visible_numbers
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.defenses import Dropout, GaussianNoise, LaplaceNoise, defend
 from dragkit.defenses.additive import AdditiveNoise, fill, mean_token, spread, training_tokens
@@ -51,7 +52,7 @@ from dragkit.distance import cosine_distance
 from dragkit.measures import intervals, metrics, utility
 from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
-from draglab.methods import METHODS
+from draglab.methods import METHODS, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.studies import defence_study
@@ -335,13 +336,11 @@ attackers = {
 runs, similarity, heard_from = {}, {}, {}
 for label, (defence, reply, k) in attackers.items():
     if defence is None:
-        runs[label] = METHODS["drag"].run(h, client, known, config, seed)
+        runs[label] = METHODS["drag"].run(Message(h, client), known, Setting(config, seed))
         continue
     heard, threat = hear(reply, defend(defence, h, secret, k), defence, client, known)
     heard_from[label] = heard
-    runs[label] = METHODS["drag"].run(
-        heard.h, client, known, config, seed, mask=heard.mask, distance=heard.distance, threat=threat
-    )
+    runs[label] = METHODS["drag"].run(Message(heard.h, client, heard.mask, distance=heard.distance), known, Setting(config, seed, threat=threat))
 for label, run in runs.items():
     similarity[label] = metrics.ms_ssim(run.images, photos)
     key = label.replace(", ", "_").replace(" ", "_")

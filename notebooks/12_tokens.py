@@ -47,6 +47,7 @@ from dragkit import cache, data, zoo
 from dragkit.adaptive.distances import Assignment, Gram, SlicedWasserstein, match, token_gram_distance
 from dragkit.adaptive.reorder import PositionNetwork, _checksum, fit_positions, reorder
 from dragkit.adaptive.replies import hear, reordered, undone, visible_tokens
+from dragkit.attacks.message import Message
 from dragkit.bounds import shuffle_bits, success_bound
 from dragkit.client import SplitClient
 from dragkit.config import DragConfig
@@ -65,7 +66,7 @@ from dragkit.distance import cosine_distance
 from dragkit.measures import metrics, utility
 from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
-from draglab.methods import METHODS
+from draglab.methods import METHODS, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.studies import defence_study
@@ -549,12 +550,10 @@ attackers = {
 runs, similarity = {}, {}
 for label, (defence, reply) in attackers.items():
     if defence is None:
-        runs[label] = METHODS["drag"].run(h, client, known, config, seed)
+        runs[label] = METHODS["drag"].run(Message(h, client), known, Setting(config, seed))
     else:
         heard, threat = hear(reply, defend(defence, h, secret), defence, client, known)
-        runs[label] = METHODS["drag"].run(
-            heard.h, client, known, config, seed, mask=heard.mask, distance=heard.distance, threat=threat
-        )
+        runs[label] = METHODS["drag"].run(Message(heard.h, client, heard.mask, distance=heard.distance), known, Setting(config, seed, threat=threat))
     similarity[label] = metrics.ms_ssim(runs[label].images, photos)
     name = label.replace(", ", "_").replace(" ", "_")
     record(f"ms_ssim_{name}", similarity[label], atol=0.2)

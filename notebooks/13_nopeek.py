@@ -44,6 +44,7 @@ import torch
 
 from dragkit import data, zoo
 from dragkit.attacks.drag import drag
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.defenses import nopeek
 from dragkit.defenses.nopeek import distance_correlation
@@ -267,7 +268,7 @@ runs, similarity = {}, {}
 for name, attacked in clients.items():
     with torch.no_grad():
         h = attacked(photos)
-    runs[name] = drag(h, attacked, prior, config, seeds=seed)
+    runs[name] = drag(Message(h, attacked), prior, config, seeds=seed)
     similarity[name] = metrics.ms_ssim(runs[name].images, photos)
     record(f"ms_ssim_{name.lower()}", similarity[name], atol=0.15)
     record_panel(name.lower(), runs[name].images, min_ssim=0.4)

@@ -43,6 +43,7 @@ from dragkit import data, defenses, zoo
 from dragkit.adaptive.distances import LoudChannels, channel_cosine_distance
 from dragkit.adaptive.replies import REPLIES, hear
 from dragkit.attacks.drag import drag
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.defenses.disco import Mask, Pruner, PrunerShape, channel_mask, load_pruner
 from dragkit.distance import cosine_distance
@@ -291,9 +292,9 @@ for label, (recipe, reply) in plan.items():
             received = defenses.defend(defence, h, seed)
         heard, threat = hear(reply, received, defence, client, Knowledge(SHIPPED, at, zoo.PRIOR, device, recipe))
         given = {"mask": heard.mask, "distance": heard.distance, "threat": threat}
-        runs[label] = drag(heard.h, client, prior, config, seeds=seed, **given)
+        runs[label] = drag(Message(heard.h, client), prior, config, seeds=seed, **given)
     else:
-        runs[label] = drag(h, client, prior, config, seeds=seed)
+        runs[label] = drag(Message(h, client), prior, config, seeds=seed)
     similarity[label] = metrics.ms_ssim(runs[label].images, photos)
     key = label.replace(",", "").replace(" ", "_")
     record(f"ms_ssim_{key}", similarity[label], atol=0.2)

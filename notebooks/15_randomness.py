@@ -45,6 +45,7 @@ from torch.nn import functional as F
 from dragkit import data, zoo
 from dragkit.adaptive.likelihood import Mahalanobis, average
 from dragkit.adaptive.replies import hear
+from dragkit.attacks.message import Message
 from dragkit.attacks.threat import ATTACKER
 from dragkit.config import DragConfig
 from dragkit.defenses import (
@@ -62,7 +63,7 @@ from dragkit.defenses.stochastic import ExpectedClient, HiddenParts
 from dragkit.measures import intervals, utility
 from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
-from draglab.methods import METHODS
+from draglab.methods import METHODS, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.training.augment import random_crop
@@ -341,10 +342,10 @@ config = DragConfig(num_steps=turns, recurrence=1, guidance_rate=0.5) if budget 
 def attack(kind, queries):
     """DRAG by an attacker who knows the noise and hears so many messages per photo."""
     heard, threat = hear("likelihood", messages[kind][:queries], noise(kind, scale), client, known)
-    return METHODS["drag"].run(heard.h, client, known, config, seed, distance=heard.distance, threat=threat)
+    return METHODS["drag"].run(Message(heard.h, client, distance=heard.distance), known, Setting(config, seed, threat=threat))
 
 
-runs = {"no noise": METHODS["drag"].run(h, client, known, config, seed, threat=ATTACKER)}
+runs = {"no noise": METHODS["drag"].run(Message(h, client), known, Setting(config, seed, threat=ATTACKER))}
 runs |= {"isotropic, once": attack("isotropic", 1), "isotropic, 16 times": attack("isotropic", 16)}
 runs["shaped, once"] = attack("shaped", 1)
 scores = {label: tables.score(run.images, photos)["ms_ssim"] for label, run in runs.items()}

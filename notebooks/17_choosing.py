@@ -41,6 +41,7 @@ import torch
 from dragkit import data, zoo
 from dragkit.adaptive.replies import REPLIES, hear
 from dragkit.attacks.drag import drag
+from dragkit.attacks.message import Message
 from dragkit.attacks.threat import ThreatModel
 from dragkit.config import DragConfig
 from dragkit.defenses import Defence, defend, make
@@ -98,9 +99,7 @@ runs = {}
 for reply, label in attackers.items():
     heard, threat = hear(reply, messages, defence, client, known)
     victim = heard.client or client
-    runs[label] = drag(
-        heard.h, victim, known.diffusion, config, mask=heard.mask, distance=heard.distance, seeds=seed, threat=threat
-    )
+    runs[label] = drag(Message(heard.h, victim, heard.mask, distance=heard.distance), known.diffusion, config, seeds=seed, threat=threat)
     print(f"{label}: {REPLIES[reply].label if reply else 'takes the message for an undefended one'}.")
 seen = {label: float(metrics.ms_ssim(run.images, photo)) for label, run in runs.items()}
 far = {label: float(metrics.st_lpips(run.images, photo)) for label, run in runs.items()}

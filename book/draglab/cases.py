@@ -16,14 +16,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dragkit import cache, data, zoo
-from dragkit.adaptive.replies import Heard, check_reply, hear
+from dragkit.adaptive.replies import check_reply, hear
+from dragkit.attacks.message import Message
 from dragkit.attacks.threat import ATTACKER
 from dragkit.cache import made_on, place, remember
 from dragkit.client import SplitClient
 from dragkit.defenses import Defence, check_recipe, defend_images, make
 from dragkit.priors.diffusion import LatentPrior
 from dragkit.zoo.knowledge import Knowledge
-from draglab.methods import METHODS, method_of
+from draglab.methods import METHODS, Setting, method_of
 
 FORMAT = 2  # of the stored results; raise it when the code changes what a specification means
 
@@ -145,6 +146,7 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
     """All that the result of one batch depends on, as JSON."""
     names = case.knowledge().names(METHODS[case.name].uses) + ([case.client] if zoo.available(case.client) else [])
     told = {**asdict(case), "n": None, "method": case.name}
+    told["config"] = told["config"] or {}  # the inverse network has no settings
     if case.defence is None:  # as before there were replies: undefended results stay valid
         del told["adaptive"], told["queries"]
     else:
@@ -178,22 +180,13 @@ def _attack(
     """
     with torch.no_grad():
         if case.defence is None:
-            heard, threat = Heard(client(photos)), ATTACKER
+            message, threat = Message(client(photos), client), ATTACKER
         else:
             defence = make(case.defence, client)
             heard, threat = hear(case.adaptive, sent(case, defence, client, photos, seed), defence, client, known)
+            message = Message(heard.h, heard.client or client, heard.mask, heard.distance)
     with torch.autocast(photos.device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
-        found = METHODS[case.name].run(
-            heard.h,
-            heard.client or client,
-            known,
-            case.config,
-            seed,
-            mask=heard.mask,
-            distance=heard.distance,
-            threat=threat,
-            checkpoint=checkpoint,
-        )
+        found = METHODS[case.name].run(message, known, Setting(case.config, seed, threat, checkpoint))
     if found.interrupted:
         raise KeyboardInterrupt
     return {

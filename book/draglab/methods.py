@@ -5,64 +5,80 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from dragkit.attacks.drag import drag
 from dragkit.attacks.dragpp import drag_from_grey, drag_plus_plus
 from dragkit.attacks.glass import GlassConfig, glass
-from dragkit.attacks.image_prior import LikelihoodConfig, likelihood
-from dragkit.attacks.inverse import InverseConfig, inverse
+from dragkit.attacks.image_prior import ImagePriorConfig, deep_image_prior
+from dragkit.attacks.inverse import inverse
+from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.attacks.rmle import RmleConfig, rmle
 from dragkit.attacks.threat import ATTACKER, ThreatModel
-from dragkit.client import SplitClient
 from dragkit.config import DragConfig
-from dragkit.distance import Distance, cosine_distance
 from dragkit.zoo.knowledge import Knowledge
 
 
-class Run(Protocol):
-    """An attack with its knowledge filled in: `(h, client, known, config, seed)`, what an adaptive attacker changes, and a file to
-    resume from."""
+@dataclass(frozen=True)
+class Setting:
+    """All that an attack is given beside the message and what the attacker knows.
 
-    def __call__(
-        self,
-        h: Tensor,
-        client: SplitClient,
-        known: Knowledge,
-        config: Any,
-        seed: int,
-        *,
-        mask: Tensor | None = None,
-        distance: Distance = cosine_distance,
-        threat: ThreatModel = ATTACKER,
-        checkpoint: Path | None = None,
-    ) -> Reconstruction: ...
+    Attributes:
+        config: the attack's settings; None for the inverse network, which has none. seed: of its randomness, for the first image.
+        threat: what the attacker is declared to have. checkpoint: file to resume from.
+    """
+
+    config: Any
+    seed: int = 0
+    threat: ThreatModel = ATTACKER
+    checkpoint: Path | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords that all iterative attacks share, but for seeds."""
+        return {"threat": self.threat, "checkpoint": self.checkpoint}
 
 
-def with_prior(attack: Callable[..., Reconstruction], prior: str = "", **extra: str) -> Run:
-    """`attack` with its prior, and more by keyword, taken from these parts of `Knowledge`."""
+Run = Callable[[Message, Knowledge, Setting], Reconstruction]
+"""An attack that takes what it needs from `Knowledge`."""
 
-    def run(
-        h: Tensor,
-        client: SplitClient,
-        known: Knowledge,
-        config: Any,
-        seed: int,
-        *,
-        mask: Tensor | None = None,
-        distance: Distance = cosine_distance,
-        threat: ThreatModel = ATTACKER,
-        checkpoint: Path | None = None,
-    ) -> Reconstruction:
-        more = {keyword: getattr(known, part) for keyword, part in extra.items()}
-        brought = getattr(known, prior) if prior else None
-        given = {"mask": mask, "distance": distance, "seeds": seed, "threat": threat, "checkpoint": checkpoint}
-        return attack(h, client, brought, config, **given, **more)
 
-    return run
+def _drag(m: Message, known: Knowledge, s: Setting) -> Reconstruction:
+    return drag(m, known.diffusion, s.config, seeds=s.seed, **s.options)
+
+
+def _drag_plus_plus(m: Message, known: Knowledge, s: Setting) -> Reconstruction:
+    network = known.network
+    return drag_plus_plus(m, known.diffusion, s.config, inverse_network=network, seeds=s.seed, **s.options)
+
+
+def _drag_from_grey(m: Message, known: Knowledge, s: Setting) -> Reconstruction:
+    return drag_from_grey(m, known.diffusion, s.config, seeds=s.seed, **s.options)
+
+
+def _drag_in_pixels(m: Message, known: Knowledge, s: Setting) -> Reconstruction:
+    return drag(m, known.pixels, s.config, seeds=s.seed, **s.options)
+
+
+def _inverse(m: Message, known: Knowledge, s: Setting) -> Reconstruction:
+    return inverse(m, known.network, threat=s.threat)
+
+
+def _rmle(m: Message, known: Knowledge, s: Setting) -> Reconstruction:
+    return rmle(m, s.config, **s.options)
+
+
+def _lm(m: Message, known: Knowledge, s: Setting) -> Reconstruction:
+    return deep_image_prior(m, s.config, seeds=s.seed, **s.options)
+
+
+def _glass(m: Message, known: Knowledge, s: Setting) -> Reconstruction:
+    return glass(m, known.gan, s.config, seeds=s.seed, **s.options)
+
+
+def _glass_plus_plus(m: Message, known: Knowledge, s: Setting) -> Reconstruction:
+    return glass(m, known.gan, s.config, encoder=known.encoder, seeds=s.seed, **s.options)
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,7 @@ class Method:
 
     Attributes:
         label: in tables. config: class of its settings. uses: which parts of `Knowledge`. run: see `Run`.
-        variant: of another method, with a sweep of its own; not a row of the comparisons.
+        variant: of another method, with a study of its own; not a row of the comparisons.
     """
 
     label: str
@@ -82,22 +98,15 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "drag": Method("DRAG", DragConfig, ("diffusion",), with_prior(drag, "diffusion")),
-    "drag++": Method(
-        "DRAG++",
-        DragConfig,
-        ("diffusion", "network"),
-        with_prior(drag_plus_plus, "diffusion", inverse_network="network"),
-    ),
-    "drag-grey": Method(
-        "DRAG from grey", DragConfig, ("diffusion",), with_prior(drag_from_grey, "diffusion"), variant=True
-    ),
-    "drag-pixel": Method("DRAG in pixels", DragConfig, ("pixels",), with_prior(drag, "pixels"), variant=True),
-    "inverse": Method("inverse network", InverseConfig, ("network",), with_prior(inverse, "network")),
-    "rmle": Method("rMLE", RmleConfig, (), with_prior(rmle)),
-    "lm": Method("LM", LikelihoodConfig, (), with_prior(likelihood)),
-    "glass": Method("GLASS", GlassConfig, ("gan",), with_prior(glass, "gan")),
-    "glass++": Method("GLASS++", GlassConfig, ("gan", "encoder"), with_prior(glass, "gan", encoder="encoder")),
+    "drag": Method("DRAG", DragConfig, ("diffusion",), _drag),
+    "drag++": Method("DRAG++", DragConfig, ("diffusion", "network"), _drag_plus_plus),
+    "drag-grey": Method("DRAG from grey", DragConfig, ("diffusion",), _drag_from_grey, variant=True),
+    "drag-pixel": Method("DRAG in pixels", DragConfig, ("pixels",), _drag_in_pixels, variant=True),
+    "inverse": Method("inverse network", type(None), ("network",), _inverse),
+    "rmle": Method("rMLE", RmleConfig, (), _rmle),
+    "lm": Method("LM", ImagePriorConfig, (), _lm),
+    "glass": Method("GLASS", GlassConfig, ("gan",), _glass),
+    "glass++": Method("GLASS++", GlassConfig, ("gan", "encoder"), _glass_plus_plus),
 }
 
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from dragkit.attacks.drag import Callback, drag
+from dragkit.attacks.drag import drag
 from dragkit.attacks.inverse import inverse
+from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
+from dragkit.attacks.run import Callback
 from dragkit.attacks.threat import ThreatModel
-from dragkit.client import SplitClient
 from dragkit.config import DragConfig
-from dragkit.distance import Distance, cosine_distance
 from dragkit.images import resize_images
 from dragkit.priors.inverse_network import InverseNetwork
 from dragkit.priors.prior import Prior
@@ -29,14 +28,11 @@ NEEDS = ThreatModel(weights=True, public_data=True)
 
 
 def drag_plus_plus(
-    h: Tensor,
-    client: SplitClient,
+    message: Message,
     prior: Prior,
     config: DragConfig | None = None,
     *,
     inverse_network: InverseNetwork,
-    mask: Tensor | None = None,
-    distance: Distance = cosine_distance,
     seeds: int | Sequence[int] = 3407,
     threat: ThreatModel = NEEDS,
     callback: Callback | None = None,
@@ -45,9 +41,9 @@ def drag_plus_plus(
     """Rebuild photos with DRAG from the first guess of an inverse network.
 
     Args:
-        h, client, prior, mask, distance, seeds, callback, checkpoint: as in `drag`.
+        message, prior, seeds, callback, checkpoint: as in `drag`.
         config: settings; `DragConfig.fast_plus()` when None.
-        inverse_network: trained for this client and split point; its guess is resized to the prior's image size.
+        inverse_network: trained for this client and cut; its guess is resized to the prior's image size.
         threat: what the attacker is declared to have; the training of the network needs public photos.
 
     Returns:
@@ -57,28 +53,25 @@ def drag_plus_plus(
         ValueError, TypeError: as in `drag` and `inverse`. PermissionError: the threat model excludes DRAG++.
     """
     threat.require(NEEDS, "DRAG++")
-    first = inverse(h, client, inverse_network, mask=mask, threat=threat)
-    start = resize_images(first.images, (prior.image_size, prior.image_size)).clamp(0, 1)
-    found = drag(
-        h,
-        client,
+    guess = inverse(message, inverse_network, threat=threat)
+    start = resize_images(guess.images, (prior.image_size, prior.image_size)).clamp(0, 1)
+    rebuilt = drag(
+        message,
         prior,
         config or DragConfig.fast_plus(),
         start=start,
-        mask=mask,
-        distance=distance,
         seeds=seeds,
         threat=threat,
         callback=callback,
         checkpoint=checkpoint,
     )
-    return replace(found, seconds=found.seconds + first.seconds)
+    return replace(rebuilt, seconds=rebuilt.seconds + guess.seconds)
 
 
-def drag_from_grey(h: Tensor, client: SplitClient, prior: Prior, config: DragConfig, **rest: Any) -> Reconstruction:
-    """DRAG from flat grey under noise in the place of a guess: the control that tells a good start from a late one.
+def drag_from_grey(message: Message, prior: Prior, config: DragConfig, **rest: Any) -> Reconstruction:
+    """DRAG from flat grey under noise in the place of a guess: as late a start as DRAG++ has, without what its guess knows.
 
     Args, returns, raises: as `drag`; `config.strength` says how much of the diffusion is run.
     """
-    grey = torch.full((len(h), 3, prior.image_size, prior.image_size), 0.5, device=h.device)
-    return drag(h, client, prior, config, start=grey, **rest)
+    grey = torch.full((len(message), 3, prior.image_size, prior.image_size), 0.5, device=message.h.device)
+    return drag(message, prior, config, start=grey, **rest)

@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from dragkit.attacks.checkpoint import fingerprint
-from dragkit.attacks.descent import Callback, DescentState, Pace, Parameters, Render, Target, descend, finish
-from dragkit.attacks.message import check_ir
+from dragkit.attacks.descent import DescentState, Pace, Parameters, Render, descend, finish
+from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.attacks.rmle import total_variation
+from dragkit.attacks.run import Callback
 from dragkit.attacks.threat import ThreatModel
-from dragkit.client import SplitClient
-from dragkit.distance import Distance, check_mask, cosine_distance
 from dragkit.priors.gan import StyleGenerator, WEncoder
 from dragkit.streams import NoiseSource, SeededNoise, image_seeds
 
@@ -104,14 +103,11 @@ class GlassConfig:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def glass(
-    h: Tensor,
-    client: SplitClient,
+    message: Message,
     prior: StyleGenerator,
     config: GlassConfig | None = None,
     *,
     encoder: WEncoder | None = None,
-    mask: Tensor | None = None,
-    distance: Distance = cosine_distance,
     seeds: int | Sequence[int] = 3407,
     threat: ThreatModel = NEEDS,
     callback: Callback | None = None,
@@ -120,11 +116,11 @@ def glass(
     """Rebuild photos with a generator that knows what photos look like.
 
     Args:
-        h: what the server received, `(B, *client.h_shape)`. client: the cut model. prior: the generator; frozen here.
+        message: what the attacker holds. prior: the generator; frozen here.
         config: `GlassConfig.fast()` when None.
         encoder: trained for this client and split point; with it the search starts in W+ (GLASS++), and `threat` must grant
             public photos (`NEEDS_ENCODER`).
-        mask, distance, seeds, threat: as in `drag`.
+        seeds, threat: as in `drag`.
         callback: called after every iteration, first of the searches for z (in portions of IRs times restarts), then of that
             for w+; returning True ends the attack.
         checkpoint: file of the search in W+; those for z lie beside it, with endings .z0, .z1, ...
@@ -139,25 +135,23 @@ def glass(
     """
     config = config or GlassConfig.fast()
     threat.require(NEEDS if encoder is None else NEEDS_ENCODER, "GLASS" if encoder is None else "GLASS++")
-    h = check_ir(h, client)
-    tokens = client.tokens(h)
-    _check(tokens, mask, encoder, prior, client)
+    _check(message, encoder, prior)
     prior.eval().requires_grad_(False)
-    drawn = image_seeds(seeds, len(h))
-    noise = SeededNoise(drawn, h.dtype, h.device)
+    drawn = image_seeds(seeds, len(message))
+    noise = SeededNoise(drawn, message.h.dtype, message.h.device)
     weights = (prior.w_mean, prior.constant, None if encoder is None else encoder.queries)  # enough to tell them apart
-    identity = fingerprint("GLASS", config, client.split, h, mask, drawn, *weights)
-    search = _Search(Target(client, tokens, mask, distance), prior, config, identity, callback, checkpoint)
+    identity = fingerprint("GLASS", config, message.client.split, message.h, message.mask, drawn, *weights)
+    search = Search(message, prior, config, identity, callback, checkpoint)
     if encoder is None:
         first = search.in_z(noise)
     else:
         with torch.no_grad():
-            first = _Found(encoder.eval()(tokens), torch.empty(0, len(h)))
+            first = FirstStyles(encoder.eval()(message.tokens), torch.empty(0, len(message)))
     return search.in_w_plus(first, noise, threat)
 
 
 @dataclass
-class _Found:
+class FirstStyles:
     """Where the search in W+ begins, `(B, L, D)`; distances of the restarts `(restarts, B)`; and what it cost."""
 
     w_plus: Tensor
@@ -168,23 +162,23 @@ class _Found:
 
 
 @dataclass
-class _Search:
+class Search:
     """Both searches for one batch of IRs."""
 
-    target: Target
+    message: Message
     prior: StyleGenerator
     config: GlassConfig
     identity: str
     callback: Callback | None
     checkpoint: str | Path | None
 
-    def in_z(self, noise: NoiseSource) -> _Found:
+    def in_z(self, noise: NoiseSource) -> FirstStyles:
         """The styles of the best of all restarts. A portion that is already in its checkpoint is not searched again."""
-        config, batch = self.config, len(self.target.tokens)
+        config, batch = self.config, len(self.message)
         starts = noise.draw((config.restarts, self.prior.latent_dim))
         portion = max(1, AT_ONCE // batch)
         best, best_distance = starts[:, 0], starts.new_full((batch,), torch.inf)
-        found = _Found(best, torch.empty(0, batch))
+        found = FirstStyles(best, torch.empty(0, batch))
         for i, z in enumerate(starts.split(portion, dim=1)):
             state, found.stopped = self._descend_z(z, noise, f"z{i}")
             d, winner = state.best_distance.view(batch, -1).min(1)
@@ -203,9 +197,7 @@ class _Search:
     def _descend_z(self, z: Tensor, noise: NoiseSource, name: str) -> tuple[DescentState, bool]:
         """Descend from `z` `(B, r, latent_dim)`, as a batch of B * r."""
         times = z.shape[1]
-        t = self.target
-        mask = None if t.mask is None else t.mask.repeat_interleave(times, 0)
-        target = Target(t.client, t.tokens.repeat_interleave(times, 0), mask, t.distance)
+        message = self.message.rows(torch.arange(len(z)).repeat_interleave(times))
 
         def render(p: Parameters, iteration: int) -> tuple[Tensor, Tensor]:
             x = self.prior(p["z"], self.config.psi)
@@ -215,10 +207,10 @@ class _Search:
         file = None if self.checkpoint is None else f"{self.checkpoint}.{name}"
         identity = fingerprint(self.identity, name)
         return descend(
-            target, {"z": z.flatten(0, 1)}, render, pace, noise, identity, callback=self.callback, checkpoint=file
+            message, {"z": z.flatten(0, 1)}, render, pace, noise, identity, callback=self.callback, checkpoint=file
         )
 
-    def in_w_plus(self, first: _Found, noise: NoiseSource, threat: ThreatModel) -> Reconstruction:
+    def in_w_plus(self, first: FirstStyles, noise: NoiseSource, threat: ThreatModel) -> Reconstruction:
         """Descend from the styles found so far; none of it after an interruption."""
         render, start = self._render_w_plus(noise), {"w_plus": first.w_plus}
         if first.stopped:
@@ -226,7 +218,7 @@ class _Search:
         else:
             pace = Pace(self.config.w_iterations, self.config.w_lr)
             state, stopped = descend(
-                self.target,
+                self.message,
                 start,
                 render,
                 pace,
@@ -235,7 +227,7 @@ class _Search:
                 callback=self.callback,
                 checkpoint=self.checkpoint,
             )
-        found = finish(state, self.target, render, stopped, threat)
+        found = finish(state, self.message, render, stopped, threat)
         trace = found.trace | ({"restarts": first.restarts} if len(first.restarts) else {})
         return replace(found, nfe=found.nfe + first.nfe, seconds=found.seconds + first.seconds, trace=trace)
 
@@ -257,15 +249,13 @@ def divergence(z: Tensor) -> Tensor:
     return 0.5 * (mean.square() + variance - 1 - variance.log())
 
 
-def _check(
-    tokens: Tensor, mask: Tensor | None, encoder: WEncoder | None, prior: StyleGenerator, client: SplitClient
-) -> None:
+def _check(message: Message, encoder: WEncoder | None, prior: StyleGenerator) -> None:
     if not isinstance(prior, StyleGenerator):
-        raise TypeError(f"prior is a {type(prior).__name__}; GLASS searches a dragkit.generator.StyleGenerator")
-    check_mask(mask, tokens)
+        raise TypeError(f"prior is a {type(prior).__name__}; GLASS searches a dragkit.priors.gan.StyleGenerator")
     if encoder is None:
         return
-    if mask is not None and not mask.all():
+    client = message.client
+    if message.mask is not None and not message.mask.all():
         raise ValueError("mask leaves tokens out, but the encoder was trained on whole IRs; leave encoder or mask out")
     if (encoder.config.client, encoder.config.split) != (client.name, client.split):
         raise ValueError(

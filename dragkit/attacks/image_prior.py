@@ -20,20 +20,19 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
 from dragkit.attacks.checkpoint import fingerprint
-from dragkit.attacks.descent import Callback, Pace, Parameters, Target, descend, finish
-from dragkit.attacks.message import check_ir
+from dragkit.attacks.descent import Pace, Parameters, descend, finish
+from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.attacks.rmle import total_variation
+from dragkit.attacks.run import Callback
 from dragkit.attacks.threat import ThreatModel
-from dragkit.client import SplitClient
-from dragkit.distance import Distance, check_mask, cosine_distance
 from dragkit.streams import NoiseSource, SeededNoise, image_seeds
 
 NEEDS = ThreatModel(weights=True)
 
 
 @dataclass(frozen=True)
-class LikelihoodConfig:
+class ImagePriorConfig:
     """Settings of LM.
 
     Attributes:
@@ -66,15 +65,15 @@ class LikelihoodConfig:
             raise ValueError(f"noise is {self.noise}; its shares must rise and lie in (0, 1]")
 
     @classmethod
-    def paper(cls) -> LikelihoodConfig:
+    def paper(cls) -> ImagePriorConfig:
         return cls()
 
     @classmethod
-    def fast(cls) -> LikelihoodConfig:
+    def fast(cls) -> ImagePriorConfig:
         """A network of three levels, 400 iterations."""
         return cls(iterations=400, channels=(16, 32, 64))
 
-    def with_(self, **changes: object) -> LikelihoodConfig:
+    def with_(self, **changes: object) -> ImagePriorConfig:
         """A copy with some fields changed (checked like the constructor's)."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
@@ -104,7 +103,7 @@ class Unit(nn.Module):
 class SkipNetwork(nn.Module):
     """The hourglass of the deep image prior: down by averaging, up by repeating, a narrow bypass at every level."""
 
-    def __init__(self, config: LikelihoodConfig):
+    def __init__(self, config: ImagePriorConfig):
         super().__init__()
         widths = (config.inputs, *config.channels)
         self.bypass = nn.ModuleList(Unit(w, config.skip, 1) for w in widths[:-1])
@@ -127,14 +126,10 @@ class SkipNetwork(nn.Module):
         return torch.sigmoid(self.out(x))
 
 
-def likelihood(
-    h: Tensor,
-    client: SplitClient,
-    prior: None = None,
-    config: LikelihoodConfig | None = None,
+def deep_image_prior(
+    message: Message,
+    config: ImagePriorConfig | None = None,
     *,
-    mask: Tensor | None = None,
-    distance: Distance = cosine_distance,
     seeds: int | Sequence[int] = 3407,
     noise: NoiseSource | None = None,
     threat: ThreatModel = NEEDS,
@@ -144,21 +139,19 @@ def likelihood(
     """Rebuild photos by optimising, for each one, a network that draws it.
 
     Args:
-        h: what the server received, `(B, *client.h_shape)`. client: the cut model. prior: none is used but the network's shape.
-        config: `LikelihoodConfig.fast()` when None. mask: which tokens arrived, bool `(B, N)`.
-        seeds: of the networks' first weights and of the noise. distance, noise, threat, callback, checkpoint: as in `drag`.
+        message: what the attacker holds.
+        config: `ImagePriorConfig.fast()` when None. seeds: of the networks' first weights and of the noise.
+        noise, threat, callback, checkpoint: as in `drag`; the callback gets a `DescentState`.
 
     Returns:
         `Reconstruction` with images `(B, 3, config.image_size, config.image_size)`; its nfe counts calls of the client.
 
     Raises:
-        ValueError: `h` does not come from this client or is not finite. PermissionError: the threat model excludes the attack.
+        ValueError: the checkpoint belongs to another attack. PermissionError: the threat model excludes this one.
     """
-    config = config or LikelihoodConfig.fast()
+    config = config or ImagePriorConfig.fast()
     threat.require(NEEDS, "LM")
-    h = check_ir(h, client)
-    check_mask(mask, client.tokens(h))
-    target = Target(client, client.tokens(h), mask, distance)
+    h = message.h
     chosen = image_seeds(seeds, len(h))
     noise = noise or SeededNoise(chosen, h.dtype, h.device)
     shape = (config.inputs, config.image_size, config.image_size)
@@ -175,19 +168,19 @@ def likelihood(
         return images, config.tv * total_variation(images)
 
     state, stopped = descend(
-        target,
+        message,
         {"weights": weights},
         render,
         Pace(config.iterations, config.lr),
         noise,
-        fingerprint("LM", config, client.split, h, mask, *noise.state().values()),
+        fingerprint("LM", config, message.client.split, h, message.mask, *noise.state().values()),
         callback=callback,
         checkpoint=checkpoint,
     )
-    return finish(state, target, render, stopped, threat)
+    return finish(state, message, render, stopped, threat)
 
 
-def first_weights(config: LikelihoodConfig, seeds: Sequence[int], like: Tensor) -> tuple[SkipNetwork, Tensor]:
+def first_weights(config: ImagePriorConfig, seeds: Sequence[int], like: Tensor) -> tuple[SkipNetwork, Tensor]:
     """The network's shape, and the first weights of one network per seed, `(B, P)`, with dtype and device of `like`.
 
     All weights of a network lie in one vector, so that Adam moves them with a dozen operations instead of a thousand.

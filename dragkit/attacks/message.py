@@ -71,8 +71,3 @@ def _checked(h: Tensor, client: SplitClient) -> Tensor:
     if not torch.isfinite(h).all():
         raise ValueError("h holds NaN or infinite values; what the server received cannot be compared with anything")
     return h.detach().clone().to(torch.float64 if h.dtype == torch.float64 else torch.float32)
-
-
-def check_ir(h: Tensor, client: SplitClient) -> Tensor:
-    """Goes away with the last attack that takes `h` and a client apart."""
-    return _checked(h, client)

@@ -12,9 +12,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from dragkit.attacks.message import check_ir
+from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
-from dragkit.client import SplitClient
 from dragkit.priors.prior import Prior
 from dragkit.streams import image_seeds
 
@@ -27,7 +26,7 @@ class Attack(Protocol[Config]):
     """An attack with random starts, such as `drag`; `functools.partial` fixes its other arguments."""
 
     def __call__(
-        self, h: Tensor, client: SplitClient, prior: Prior, config: Config | None, *, seeds: Sequence[int]
+        self, message: Message, prior: Prior, config: Config | None, *, seeds: Sequence[int]
     ) -> Reconstruction: ...
 
 
@@ -50,8 +49,7 @@ class Samples:
 
 def restarts(
     attack: Attack[Config],
-    h: Tensor,
-    client: SplitClient,
+    message: Message,
     prior: Prior,
     config: Config | None = None,
     *,
@@ -59,15 +57,15 @@ def restarts(
     seeds: int | Sequence[int] = 3407,
     batch: int | None = None,
 ) -> Samples:
-    """Run `attack` `num_samples` times on each IR and choose by its final distance.
+    """Run `attack` `num_samples` times on each image of a message and choose by its final distance.
 
     Restart 0 is what a plain run with `seeds` gives; restart s of an image has its seed plus `s * STRIDE`. If an extra argument
-    fixed with `functools.partial` has a row per image (a mask, a first guess), repeat it: `mask.repeat(num_samples, 1)`.
+    fixed with `functools.partial` has a row per image (a first guess), repeat it: `start.repeat(num_samples, 1, 1, 1)`.
 
     Args:
-        attack: called as `attack(h, client, prior, config, seeds=...)`.
-        h: what the server received, `(B, *client.h_shape)`.
-        client, prior, config: handed on.
+        attack: called as `attack(message, prior, config, seeds=...)`.
+        message: what the attacker holds, B images.
+        prior, config: handed on.
         num_samples: restarts per image, S.
         seeds: one per image, or a number s for s, s + 1, ...
         batch: attacks run together; all S * B when None.
@@ -83,17 +81,16 @@ def restarts(
             raise TypeError(f"{name} is {value!r}; it must be an integer")
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
-    h = check_ir(h, client)
-    first = image_seeds(seeds, len(h))
+    first = image_seeds(seeds, len(message))
     all_seeds = [seed + s * STRIDE for s in range(num_samples) for seed in first]
-    every = h.repeat(num_samples, *[1] * (h.ndim - 1))
+    every = torch.arange(len(message)).repeat(num_samples)
     runs: list[Reconstruction] = []
     for start in range(0, len(every), batch or len(every)):
         part = slice(start, start + (batch or len(every)))
-        runs.append(attack(every[part], client, prior, config, seeds=all_seeds[part]))
+        runs.append(attack(message.rows(every[part]), prior, config, seeds=all_seeds[part]))
         if runs[-1].interrupted:
             break
-    return _choose(runs, num_samples, len(h))
+    return _choose(runs, num_samples, len(message))
 
 
 def _choose(runs: list[Reconstruction], num_samples: int, b: int) -> Samples:

@@ -6,7 +6,6 @@ across patch borders, GradViT, arXiv 2203.11894), gradient norm clipped to 1, 20
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +13,12 @@ import torch
 from torch import Tensor
 
 from dragkit.attacks.checkpoint import fingerprint
-from dragkit.attacks.descent import Callback, Pace, Parameters, Target, descend, finish
-from dragkit.attacks.message import check_ir
+from dragkit.attacks.descent import Pace, Parameters, descend, finish
+from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
+from dragkit.attacks.run import Callback
 from dragkit.attacks.threat import ThreatModel
-from dragkit.client import SplitClient
-from dragkit.distance import Distance, check_mask, cosine_distance
-from dragkit.streams import SeededNoise, image_seeds
+from dragkit.streams import SeededNoise
 
 NEEDS = ThreatModel(weights=True)
 
@@ -74,14 +72,9 @@ def patch_prior(x: Tensor, patch: int) -> Tensor:
 
 
 def rmle(
-    h: Tensor,
-    client: SplitClient,
-    prior: None = None,
+    message: Message,
     config: RmleConfig | None = None,
     *,
-    mask: Tensor | None = None,
-    distance: Distance = cosine_distance,
-    seeds: int | Sequence[int] = 3407,
     threat: ThreatModel = NEEDS,
     callback: Callback | None = None,
     checkpoint: str | Path | None = None,
@@ -89,22 +82,19 @@ def rmle(
     """Rebuild photos by optimising their pixels, from grey.
 
     Args:
-        h: what the server received, `(B, *client.h_shape)`. client: the cut model. prior: none is used.
-        config: `RmleConfig.fast()` when None. mask: which tokens arrived, bool `(B, N)`. seeds: nothing here is random.
-        distance, threat, callback, checkpoint: as in `drag`.
+        message: what the attacker holds.
+        config: `RmleConfig.fast()` when None.
+        threat, callback, checkpoint: as in `drag`; the callback gets a `DescentState`.
 
     Returns:
         `Reconstruction` with images `(B, 3, config.image_size, config.image_size)`; its nfe counts calls of the client.
 
     Raises:
-        ValueError: `h` does not come from this client or is not finite. PermissionError: the threat model excludes the attack.
+        ValueError: the checkpoint belongs to another attack. PermissionError: the threat model excludes this one.
     """
     config = config or RmleConfig.fast()
     threat.require(NEEDS, "rMLE")
-    h = check_ir(h, client)
-    check_mask(mask, client.tokens(h))
-    target = Target(client, client.tokens(h), mask, distance)
-    side = config.image_size
+    h, side = message.h, config.image_size
     grey = torch.full((len(h), 3, side, side), 0.5, dtype=h.dtype, device=h.device)  # nearly 0 after normalisation
 
     def render(p: Parameters, iteration: int) -> tuple[Tensor, Tensor]:
@@ -112,14 +102,14 @@ def rmle(
         return x, config.tv * total_variation(x) + config.patch_prior * patch_prior(x, config.patch)
 
     state, stopped = descend(
-        target,
+        message,
         {"pixels": grey},
         render,
         Pace(config.iterations, config.lr, clip=config.clip),
-        SeededNoise(image_seeds(seeds, len(h)), h.dtype, h.device),
-        fingerprint("rMLE", config, client.split, h, mask),
+        SeededNoise([]),
+        fingerprint("rMLE", config, message.client.split, h, message.mask),
         project=lambda p: {"pixels": p["pixels"].clamp(0, 1)},
         callback=callback,
         checkpoint=checkpoint,
     )
-    return finish(state, target, render, stopped, threat)
+    return finish(state, message, render, stopped, threat)

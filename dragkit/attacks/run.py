@@ -75,13 +75,14 @@ class RunState:
         self.failed_at = tensors["failed_at"].to(self.failed_at)
 
 
-def nothing_found(like: Tensor) -> dict[str, Tensor]:
-    """`best_distance` and `failed_at` of a state before its first turn; dtype, device and batch of `like` `(B, ...)`."""
-    batch = len(like)
-    return {
-        "best_distance": torch.full((batch,), torch.inf, dtype=like.dtype, device=like.device),
-        "failed_at": torch.full((batch,), -1, device=like.device),
-    }
+def unmeasured(like: Tensor) -> Tensor:
+    """`best_distance` before the first turn, `(B,)`; dtype, device and batch of `like` `(B, ...)`."""
+    return like.new_full((len(like),), torch.inf)
+
+
+def unfailed(like: Tensor) -> Tensor:
+    """`failed_at` before the first turn, `(B,)`."""
+    return torch.full((len(like),), -1, device=like.device)
 
 
 def run(

@@ -8,12 +8,16 @@ hub name: unconditional (`AutoencoderKL` + `UNet2DModel` + `DDIMScheduler`, the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
+from dragkit.config import DragConfig
+
+Settings = Callable[[int], DragConfig]
 STABLE_DIFFUSION_15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
@@ -25,6 +29,7 @@ class LatentPrior:
         scheduler: only its table of alpha_bar is used; the sampler's arithmetic is `dragkit.schedule`.
         embedding: `(1, tokens, width)` text embedding of "" for a conditional `unet`; None for an unconditional one.
         image_size: side of the images; default is what the unet was trained for.
+        settings: turns to the settings of DRAG that suit this prior; the published ones, which suit Stable Diffusion, by default.
 
     Raises:
         ValueError: parts that do not fit each other, a schedule that does not predict noise, weights that are not finite.
@@ -39,6 +44,7 @@ class LatentPrior:
         embedding: Tensor | None = None,
         image_size: int | None = None,
         name: str = "prior",
+        settings: Settings = DragConfig.published,
     ):
         prediction = scheduler.config.prediction_type
         if prediction != "epsilon":
@@ -52,7 +58,7 @@ class LatentPrior:
         for part, module in (("vae", vae), ("unet", unet)):
             _check_finite(part, module)
         self.vae, self.unet = (m.eval().requires_grad_(False) for m in (vae, unet))
-        self.embedding, self.name = embedding, name
+        self.embedding, self.name, self.settings = embedding, name, settings
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
         side = image_size or int(unet.config.sample_size) * factor
         if side % factor:
@@ -118,6 +124,10 @@ class LatentPrior:
             eps = self.unet(sample, steps, self.embedding.expand(len(z_t), -1, -1)).sample
         return eps.to(z_t.dtype)
 
+    def recommended(self, turns: int = 400) -> DragConfig:
+        """Settings of DRAG that suit this prior, for about `turns` turns."""
+        return self.settings(turns)
+
     def double(self) -> LatentPrior:
         """The same prior with float64 networks, in place: for golden tests."""
         self.vae.double()
@@ -143,13 +153,21 @@ class PixelPrior:
     Args:
         unet: unconditional noise predictor with three channels; frozen and put in eval mode here.
         scheduler: a DDIM or DDPM scheduler; only its table of alpha_bar is used.
+        settings: turns to the settings of DRAG that suit this prior; the published ones by default.
 
     Raises:
         ValueError: a unet that needs a class label or does not map three channels to three, a schedule that does not predict
             noise, weights that are not finite.
     """
 
-    def __init__(self, unet: UNet2DModel, scheduler: DDIMScheduler, *, name: str = "pixel prior"):
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: DDIMScheduler,
+        *,
+        name: str = "pixel prior",
+        settings: Settings = DragConfig.published,
+    ):
         if scheduler.config.prediction_type != "epsilon":
             raise ValueError(f"prediction_type is {scheduler.config.prediction_type!r}; only 'epsilon' is supported")
         if unet.config.in_channels != 3:
@@ -162,7 +180,7 @@ class PixelPrior:
         if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
             raise ValueError("the unet wants class labels; a pixel prior is unconditional")
         _check_finite("unet", unet)
-        self.unet, self.name = unet.eval().requires_grad_(False), name
+        self.unet, self.name, self.settings = unet.eval().requires_grad_(False), name, settings
         self.image_size = int(unet.config.sample_size)
         self.latent_shape = (3, self.image_size, self.image_size)
         self.alpha_bar = scheduler.alphas_cumprod.double().cpu()
@@ -203,6 +221,10 @@ class PixelPrior:
         self._expect(z_t, "z_t")
         steps = torch.full((len(z_t),), t, device=z_t.device)
         return self.unet(z_t.to(self.unet.dtype), steps).sample.to(z_t.dtype)
+
+    def recommended(self, turns: int = 400) -> DragConfig:
+        """Settings of DRAG that suit this prior, for about `turns` turns."""
+        return self.settings(turns)
 
     def _expect(self, x: Tensor, name: str) -> None:
         if x.ndim != 4 or tuple(x.shape[1:]) != self.latent_shape:

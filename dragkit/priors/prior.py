@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dragkit.config import DragConfig
+
 
 class Prior(Protocol):
     """What an attack needs of a prior. State is float32; each method casts to the networks' precision and back."""
@@ -29,4 +31,8 @@ class Prior(Protocol):
 
     def predict_noise(self, z_t: Tensor, t: int) -> Tensor:
         """Noise predicted in `z_t` `(B, *latent_shape)` at timestep `t`; differentiable."""
+        ...
+
+    def recommended(self, turns: int = 400) -> DragConfig:
+        """Settings of DRAG that suit this prior, for about `turns` turns; what an attack without settings takes."""
         ...

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
 
 from dragkit.client import SplitClient
+from dragkit.config import DragConfig
 from dragkit.priors.diffusion import LatentPrior, PixelPrior
 from dragkit.priors.gan import StyleGenerator, WEncoder
 from dragkit.priors.inverse_network import InverseNetwork
@@ -38,13 +39,15 @@ def load_prior(name: str = PRIOR, *, dtype: torch.dtype = torch.float32, device:
     """
     vae, unet = verify(f"{name}/vae"), verify(f"{name}/unet")
     if vae.parent == unet.parent:
-        return LatentPrior.from_pretrained(vae.parent, dtype=dtype, device=device)
+        prior = LatentPrior.from_pretrained(vae.parent, dtype=dtype, device=device)
+        prior.settings = DragConfig.small  # chosen for it on training photos
+        return prior
     parts = (
         AutoencoderKL.from_pretrained(vae, torch_dtype=dtype, use_safetensors=True).to(device),
         UNet2DModel.from_pretrained(unet, torch_dtype=dtype, use_safetensors=True).to(device),
         DDIMScheduler.from_pretrained(unet / "scheduler"),
     )
-    return LatentPrior(*parts, name=name)
+    return LatentPrior(*parts, name=name, settings=DragConfig.small)
 
 
 def load_pixel_prior(name: str = PIXEL_PRIOR, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PixelPrior:
@@ -58,6 +61,7 @@ def load_pixel_prior(name: str = PIXEL_PRIOR, *, dtype: torch.dtype = torch.floa
     unet = verify(f"{name}/unet")
     whole = unet if (unet / "scheduler").exists() else unet.parent  # `ship` puts the scheduler beside the unet
     prior = PixelPrior.from_pretrained(whole, dtype=dtype, device=device)
+    prior.settings = DragConfig.small
     prior.name = name  # not that of its folder, which is "export" for a model trained on this machine
     return prior
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from dragkit import zoo
 from dragkit.attacks.drag import drag
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 
 
@@ -43,7 +44,7 @@ def main(iterations: int = 8) -> None:
         def run() -> None:
             for network in (prior.vae, prior.unet, client):
                 network.requires_grad_(trainable)
-            drag(h[:batch], client, prior, config)
+            drag(Message(h[:batch], client), prior, config)
 
         return run
 

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from torch.func import functional_call, vmap
 
-from dragkit.attacks.image_prior import EVEN, LikelihoodConfig, first_weights, unflatten
+from dragkit.attacks.image_prior import EVEN, ImagePriorConfig, first_weights, unflatten
 from dragkit.attacks.image_prior import likelihood as module  # the function; its globals hold the constant
 
 
 def main(batch: int = 8) -> None:
     table = Table("network", "ms per iteration, padded", "unpadded", "ratio")
-    for name, config in {"paper": LikelihoodConfig.paper(), "fast": LikelihoodConfig.fast()}.items():
+    for name, config in {"paper": ImagePriorConfig.paper(), "fast": ImagePriorConfig.fast()}.items():
         network, weights = first_weights(config, range(batch), torch.zeros(1))
         x = torch.rand(batch, config.inputs, config.image_size, config.image_size)
 

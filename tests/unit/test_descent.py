@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dragkit.attacks.descent import Pace
+from dragkit.attacks.message import Message
 from dragkit.attacks.rmle import RmleConfig, rmle
 from dragkit.client import SplitClient
 
@@ -31,10 +32,10 @@ def test_nan_stops_one_image_and_says_when(client, h):
         calls.append(1)
         return torch.where(torch.arange(3) == 1, torch.nan, d) if len(calls) == 5 else d
 
-    found = rmle(h, client, None, CONFIG, distance=distance)
+    found = rmle(Message(h, client, distance=distance), CONFIG)
     assert found.failed_at == [None, 4, None]
     assert torch.isfinite(found.images).all() and torch.isnan(found.distance[1])
-    whole = rmle(h, client, None, CONFIG, distance=lambda a, b, m: (a - b).square().mean((1, 2)))
+    whole = rmle(Message(h, client, distance=lambda a, b, m: (a - b).square().mean((1, 2))), CONFIG)
     torch.testing.assert_close(found.images[[0, 2]], whole.images[[0, 2]])
 
 
@@ -47,11 +48,11 @@ def test_ctrl_c_returns_the_best_so_far_and_resumes_exactly(client, h, tmp_path)
         if len(calls) == 5:
             raise KeyboardInterrupt
 
-    part = rmle(h, client, None, CONFIG, callback=interrupt, checkpoint=file)
+    part = rmle(Message(h, client), CONFIG, callback=interrupt, checkpoint=file)
     assert part.interrupted and part.nfe == 5 and "interrupted" in repr(part)
     torch.testing.assert_close(part.distance, part.trace["distance"].min(0).values)
-    rest = rmle(h, client, None, CONFIG, checkpoint=file)
-    torch.testing.assert_close(rest.images, rmle(h, client, None, CONFIG).images, rtol=0, atol=0)
+    rest = rmle(Message(h, client), CONFIG, checkpoint=file)
+    torch.testing.assert_close(rest.images, rmle(Message(h, client), CONFIG).images, rtol=0, atol=0)
     assert rest.trace["distance"].shape == (12, 3)
 
 
@@ -60,22 +61,22 @@ def test_missing_tokens_do_not_count_and_masks_are_checked(client, h):
     mask[:, 8:] = False
     other = h.clone()
     other[:, :, 2:] += 1
-    seen = [rmle(given, client, None, CONFIG, mask=mask).images for given in (h, other)]
+    seen = [rmle(Message(given, client, mask), CONFIG).images for given in (h, other)]
     torch.testing.assert_close(seen[0], seen[1])
     with pytest.raises(TypeError, match=r"mask is torch\.int64"):
-        rmle(h, client, None, CONFIG, mask=mask.long())
+        rmle(Message(h, client, mask.long()), CONFIG)
     with pytest.raises(ValueError, match=r"mask is \(3, 4\)"):
-        rmle(h, client, None, CONFIG, mask=mask[:, :4])
+        rmle(Message(h, client, mask[:, :4]), CONFIG)
     mask[1] = False
     with pytest.raises(ValueError, match="no token for image 1"):
-        rmle(h, client, None, CONFIG, mask=mask)
+        rmle(Message(h, client, mask), CONFIG)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(client, h, tmp_path):
     file = tmp_path / "rmle.safetensors"
-    rmle(h, client, None, CONFIG, checkpoint=file)
+    rmle(Message(h, client), CONFIG, checkpoint=file)
     with pytest.raises(ValueError, match="another attack"):
-        rmle(h, client, None, CONFIG.with_(tv=0.1), checkpoint=file)
+        rmle(Message(h, client), CONFIG.with_(tv=0.1), checkpoint=file)
 
 
 @pytest.mark.parametrize(

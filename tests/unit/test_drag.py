@@ -11,10 +11,12 @@ from torch import Tensor
 from toys import SHAPE, LinearClient, N, photos, standard_prior, token_client
 
 from dragkit.attacks.drag import DragState, drag
+from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
 from dragkit.config import DragConfig
+from dragkit.distance import Distance, cosine_distance
 from dragkit.priors.diffusion import LatentPrior
 from dragkit.streams import SeededNoise
 
@@ -27,11 +29,13 @@ def attack(
     batch: int = 3,
     client: LinearClient | None = None,
     h: Tensor | None = None,
+    mask: Tensor | None = None,
+    distance: Distance = cosine_distance,
     **options,
 ) -> Reconstruction:
     client = client or token_client()
     h = token_client()(photos(batch)) if h is None else h
-    return drag(h, client, standard_prior(), config, **{"seeds": 0, **options})
+    return drag(Message(h, client, mask, distance), standard_prior(), config, **{"seeds": 0, **options})
 
 
 # -- results
@@ -482,7 +486,7 @@ def test_networks_get_no_gradients_and_nothing_after_the_cut_runs(networks):
         client.model.get_submodule(name).register_forward_hook(lambda m, a, o, name=name: ran.append(name))
         for name in blocks
     ]
-    result = drag(h, client, prior, DragConfig(num_steps=2, recurrence=2), seeds=0)
+    result = drag(Message(h, client), prior, DragConfig(num_steps=2, recurrence=2), seeds=0)
     for hook in hooks:
         hook.remove()
     assert torch.isfinite(result.images).all()
@@ -504,14 +508,14 @@ def test_mpgd_does_not_differentiate_the_noise_predictor(networks, monkeypatch, 
         return eps
 
     monkeypatch.setattr(prior, "predict_noise", spy)
-    drag(h, client, prior, DragConfig(num_steps=2, recurrence=1, step=step), seeds=0)
+    drag(Message(h, client), prior, DragConfig(num_steps=2, recurrence=1, step=step), seeds=0)
     assert graphs == [differentiated] * 2
 
 
 def test_one_prediction_per_turn():
     prior, client = standard_prior(), token_client()
     h = client(photos(2))
-    drag(h, client, prior, SHORT, seeds=0)
+    drag(Message(h, client), prior, SHORT, seeds=0)
     assert prior.calls == 12
     assert N == 12
 
@@ -525,7 +529,7 @@ def test_works_inside_no_grad_and_inference_mode():
     expected = attack().images
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            assert torch.equal(drag(h, client, prior, SHORT, seeds=0).images, expected)
+            assert torch.equal(drag(Message(h, client), prior, SHORT, seeds=0).images, expected)
 
 
 def test_a_resumed_run_has_the_whole_trace_and_time(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dragkit.attacks.drag import DragState, drag
+from dragkit.attacks.message import Message
 from dragkit.client import SplitClient
 from dragkit.config import DragConfig
 from dragkit.priors.diffusion import LatentPrior
@@ -95,7 +96,7 @@ def test_trajectory(pair):
         counts.append(state.adam.count)
 
     h = pair.sent()
-    result = drag(h, pair.client, pair.prior, SHORT, seeds=[3407], callback=callback)
+    result = drag(Message(h, pair.client), pair.prior, SHORT, seeds=[3407], callback=callback)
     theirs = plain.published_drag(pair.nets, h, pair.draws(), num_steps=10, recurrence=3)
     assert len(theirs) == 30
     assert_same(seen, theirs)
@@ -121,7 +122,7 @@ def test_published_preset(pair):
     h = pair.sent()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pair.prior, "predict_noise", spy)
-        drag(h, pair.client, pair.prior, DragConfig.paper(), seeds=[3407], callback=callback)
+        drag(Message(h, pair.client), pair.prior, DragConfig.paper(), seeds=[3407], callback=callback)
     theirs = plain.published_drag(pair.nets, h, pair.draws(), num_steps=250, recurrence=16, stop_after=18)
     assert_same(seen, theirs)
     assert torch.equal(asked[0][0], next(pair.draws()))
@@ -132,7 +133,7 @@ def test_trajectory_from_a_first_guess(pair):
     """DRAG++: encoder's mode, noise of the first timestep of the last 30 %, then the same loop."""
     seen, callback = latents()
     h, start = pair.sent(), pair.photos(1, seed=5)
-    drag(h, pair.client, pair.prior, SHORT.with_(strength=0.3), start=start, seeds=[7], callback=callback)
+    drag(Message(h, pair.client), pair.prior, SHORT.with_(strength=0.3), start=start, seeds=[7], callback=callback)
     theirs = plain.published_drag(pair.nets, h, pair.draws(7), num_steps=10, recurrence=3, start=start, strength=0.3)
     assert len(theirs) == 9
     assert_same(seen, theirs)
@@ -144,7 +145,7 @@ def test_trajectory_with_dropped_tokens(pair):
     kept = list(range(0, h.shape[1], 2))
     mask = torch.zeros(1, h.shape[1], dtype=torch.bool)
     mask[0, kept] = True
-    drag(h, pair.client, pair.prior, SHORT, mask=mask, seeds=[3407], callback=callback)
+    drag(Message(h, pair.client, mask), pair.prior, SHORT, seeds=[3407], callback=callback)
     theirs = plain.published_drag(pair.nets, h, pair.draws(), num_steps=10, recurrence=3, kept=kept, stop_after=3)
     assert_same(seen, theirs)
 
@@ -166,8 +167,8 @@ def test_the_comparison_can_fail(pair, change):
     """Each of these small changes of the algorithm is seen within two turns."""
     seen, exact = latents(stop_after=2), latents(stop_after=2)
     h = pair.sent()
-    drag(h, pair.client, pair.prior, SHORT, seeds=[3407], callback=exact[1])
-    drag(h, pair.client, pair.prior, SHORT.with_(**change), seeds=[3407], callback=seen[1])
+    drag(Message(h, pair.client), pair.prior, SHORT, seeds=[3407], callback=exact[1])
+    drag(Message(h, pair.client), pair.prior, SHORT.with_(**change), seeds=[3407], callback=seen[1])
     with pytest.raises(AssertionError, match="relative difference"):
         assert_same(seen[0], exact[0])
 
@@ -175,10 +176,10 @@ def test_the_comparison_can_fail(pair, change):
 def test_a_batch_is_as_many_single_runs(pair):
     config = DragConfig(num_steps=2, recurrence=2)
     h = pair.sent(4)
-    together = drag(h, pair.client, pair.prior, config, seeds=5)
+    together = drag(Message(h, pair.client), pair.prior, config, seeds=5)
     for i in range(4):
         one = slice(i, i + 1)
-        alone = drag(h[one], pair.client, pair.prior, config, seeds=[5 + i])
+        alone = drag(Message(h[one], pair.client), pair.prior, config, seeds=[5 + i])
         torch.testing.assert_close(together.images[one], alone.images, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(together.distance[one], alone.distance, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(together.trace["distance"][:, one], alone.trace["distance"], rtol=1e-9, atol=1e-12)

@@ -17,6 +17,7 @@ from toys import SHAPE, SPAN, FreshNoise, GaussianPrior, LinearClient, N, standa
 from dragkit import schedule
 from dragkit.attacks.drag import drag
 from dragkit.attacks.guidance import spherical_step
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.priors.sampling import ddim_sample
 
@@ -165,7 +166,9 @@ def test_exact_likelihood_samples_the_posterior(step, recurrence):
     target, batch, num_steps = posterior(prior, client, y), 2000, 25
     likelihood = ExactLikelihood(prior, client, dps_factors(prior, num_steps) if step == "dps" else None)
     config = PLAIN.with_(num_steps=num_steps, recurrence=recurrence, step=step, guidance_rate=1.0)
-    result = drag(y.expand(batch, -1, -1), client, prior, config, distance=likelihood, noise=FreshNoise(batch, seed=5))
+    result = drag(
+        Message(y.expand(batch, -1, -1), client, distance=likelihood), prior, config, noise=FreshNoise(batch, seed=5)
+    )
     assert_moments(latents(result.images), *sampler_moments(target, num_steps, recurrence=recurrence))
 
 
@@ -195,9 +198,9 @@ def test_spherical_guidance_is_approximate():
 
     def run(rate: float) -> Tensor:
         config = PLAIN.with_(num_steps=num_steps, guidance_rate=rate)
-        return latents(drag(h, client, prior, config, distance=error, noise=FreshNoise(batch, seed=6)).images).flatten(
-            1
-        )
+        return latents(
+            drag(Message(h, client, distance=error), prior, config, noise=FreshNoise(batch, seed=6)).images
+        ).flatten(1)
 
     guided, free = run(0.2), run(0.0)
     misfit = [float((z[:, :MEASURED] - y).square().mean()) for z in (guided, free)]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dragkit.attacks.glass import NEEDS_ENCODER, GlassConfig, divergence, glass
+from dragkit.attacks.message import Message
 from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
 from dragkit.priors.gan import StyleGenerator, WEncoder
@@ -46,7 +47,7 @@ def encoder(client="toy", split="0", layers=6):
 
 
 def test_finds_an_image_of_its_own_generator(generator, client, photos):
-    found = glass(client(photos), client, generator, CONFIG)
+    found = glass(Message(client(photos), client), generator, CONFIG)
     error = (found.images - photos).square().mean((1, 2, 3))
     guess = (photos.mean(0) - photos).square().mean((1, 2, 3))
     assert (error < guess / 10).all() and found.distance.max() < 0.01
@@ -61,9 +62,9 @@ def test_a_batch_gives_what_single_runs_give(generator, client, photos):
     few = CONFIG.with_(restarts=3, z_iterations=8, w_iterations=12)
     exact = generator.double(), SplitClient(client.model.double(), "0", image_size=16, name="toy")
     h = exact[1](photos.double())
-    together = glass(h, exact[1], exact[0], few)
+    together = glass(Message(h, exact[1]), exact[0], few)
     for i in range(3):
-        alone = glass(h[i : i + 1], exact[1], exact[0], few, seeds=3407 + i)
+        alone = glass(Message(h[i : i + 1], exact[1]), exact[0], few, seeds=3407 + i)
         torch.testing.assert_close(alone.images[0], together.images[i], rtol=0, atol=1e-5)
     generator.float()
     client.model.float()
@@ -72,9 +73,9 @@ def test_a_batch_gives_what_single_runs_give(generator, client, photos):
 def test_portions_of_restarts_do_not_change_the_result(generator, client, photos, monkeypatch):
     few = CONFIG.with_(restarts=5, z_iterations=6, w_iterations=6)
     h = client(photos)
-    whole = glass(h, client, generator, few)
+    whole = glass(Message(h, client), generator, few)
     monkeypatch.setattr(sys.modules["dragkit.attacks.glass"], "AT_ONCE", 6)  # two restarts of three images at a time
-    parts = glass(h, client, generator, few)
+    parts = glass(Message(h, client), generator, few)
     torch.testing.assert_close(parts.images, whole.images, rtol=0, atol=1e-3)
     torch.testing.assert_close(parts.trace["restarts"], whole.trace["restarts"], rtol=1e-3, atol=1e-4)
     assert parts.nfe == whole.nfe
@@ -85,7 +86,7 @@ def test_interrupted_anywhere_it_returns_the_best_and_resumes(generator, client,
     monkeypatch.setattr(sys.modules["dragkit.attacks.glass"], "AT_ONCE", 6)
     few = CONFIG.with_(restarts=4, z_iterations=12, w_iterations=14)  # two portions of 12, then 14
     h, file = client(photos), tmp_path / "run"
-    whole = glass(h, client, generator, few)
+    whole = glass(Message(h, client), generator, few)
     seen = []
 
     def ctrl_c(state):
@@ -93,17 +94,17 @@ def test_interrupted_anywhere_it_returns_the_best_and_resumes(generator, client,
         if len(seen) == at:
             raise KeyboardInterrupt
 
-    cut = glass(h, client, generator, few, callback=ctrl_c, checkpoint=file)
+    cut = glass(Message(h, client), generator, few, callback=ctrl_c, checkpoint=file)
     assert cut.interrupted and cut.distance.isfinite().all() and len(seen) == at
-    resumed = glass(h, client, generator, few, checkpoint=file)
+    resumed = glass(Message(h, client), generator, few, checkpoint=file)
     torch.testing.assert_close(resumed.images, whole.images, rtol=0, atol=1e-6)
     assert resumed.nfe == whole.nfe and not resumed.interrupted
     with pytest.raises(ValueError, match="another attack"):
-        glass(h, client, generator, few.with_(kl=0.5), checkpoint=file)
+        glass(Message(h, client), generator, few.with_(kl=0.5), checkpoint=file)
 
 
 def test_a_callback_ends_it(generator, client, photos):
-    found = glass(client(photos), client, generator, CONFIG, callback=lambda state: state.iteration == 3)
+    found = glass(Message(client(photos), client), generator, CONFIG, callback=lambda state: state.iteration == 3)
     assert found.interrupted and found.nfe == 4 * 3
 
 
@@ -119,7 +120,7 @@ def test_one_broken_representation_does_not_stop_the_others(generator, client, p
 
     h = client(photos)
     bad = client.tokens(h)[1].sum()
-    found = glass(h, client, generator, few, distance=poisoned)
+    found = glass(Message(h, client, distance=poisoned), generator, few)
     assert found.failed_at == [None, 0, None]
     assert found.distance[1].isnan() and found.distance[[0, 2]].isfinite().all() and found.images.isfinite().all()
 
@@ -131,7 +132,7 @@ def test_missing_tokens_are_not_compared_in_either_search(generator, client, pho
     holes = h.clone()
     holes.flatten(2)[:, :, 8:] = 1e3  # what stands where nothing arrived must not matter
     few = CONFIG.with_(restarts=2, z_iterations=5, w_iterations=10)
-    one, two = (glass(given, client, generator, few, mask=mask) for given in (h, holes))
+    one, two = (glass(Message(given, client, mask), generator, few) for given in (h, holes))
     torch.testing.assert_close(one.images, two.images)
 
 
@@ -139,7 +140,7 @@ def test_the_encoder_replaces_the_search_for_z(generator, client, photos):
     h = client(photos)
     few = CONFIG.with_(w_iterations=10, noise=0.0)
     made = encoder()
-    found = glass(h, client, generator, few, encoder=made, threat=NEEDS_ENCODER)
+    found = glass(Message(h, client), generator, few, encoder=made, threat=NEEDS_ENCODER)
     start = client.tokens(client(generator.synthesis(made(client.tokens(h)))))
     want = 1 - nn.functional.cosine_similarity(start, client.tokens(h), dim=-1).mean(1)
     torch.testing.assert_close(found.trace["distance"][0], want.detach(), rtol=1e-4, atol=1e-5)
@@ -149,20 +150,20 @@ def test_the_encoder_replaces_the_search_for_z(generator, client, photos):
 def test_refusals_come_before_the_work(generator, client, photos):
     h = client(photos)
     with pytest.raises(PermissionError, match="GLASS needs weights"):
-        glass(h, client, generator, threat=ThreatModel(weights=False))
+        glass(Message(h, client), generator, threat=ThreatModel(weights=False))
     with pytest.raises(PermissionError, match=r"GLASS\+\+ needs public_data"):
-        glass(h, client, generator, encoder=encoder())
+        glass(Message(h, client), generator, encoder=encoder())
     with pytest.raises(ValueError, match="encoder was trained for 'other'"):
-        glass(h, client, generator, encoder=encoder(client="other"), threat=NEEDS_ENCODER)
+        glass(Message(h, client), generator, encoder=encoder(client="other"), threat=NEEDS_ENCODER)
     with pytest.raises(ValueError, match=r"w\+ of \(4, 16\)"):
-        glass(h, client, generator, encoder=encoder(layers=4), threat=NEEDS_ENCODER)
+        glass(Message(h, client), generator, encoder=encoder(layers=4), threat=NEEDS_ENCODER)
     mask = torch.arange(16).expand(3, 16) < 5
     with pytest.raises(ValueError, match="leaves tokens out"):
-        glass(h, client, generator, encoder=encoder(), mask=mask, threat=NEEDS_ENCODER)
+        glass(Message(h, client, mask), generator, encoder=encoder(), threat=NEEDS_ENCODER)
     with pytest.raises(ValueError, match="one entry per token"):
-        glass(h, client, generator, mask=mask[:, 1:])
+        glass(Message(h, client, mask[:, 1:]), generator)
     with pytest.raises(TypeError, match="prior is a Linear"):
-        glass(h, client, nn.Linear(1, 1))
+        glass(Message(h, client), nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize(

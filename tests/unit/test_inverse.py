@@ -10,10 +10,11 @@ from toys import photos as small_photos
 from toys import standard_prior
 from typer.testing import CliRunner
 
-from dragkit import cli, zoo
+from dragkit import zoo
 from dragkit.attacks.drag import drag
 from dragkit.attacks.dragpp import drag_plus_plus
 from dragkit.attacks.inverse import inverse
+from dragkit.attacks.message import Message
 from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
 from dragkit.config import DragConfig
@@ -23,6 +24,7 @@ from dragkit.images import resize_images
 from dragkit.measures.metrics import psnr
 from dragkit.priors.inverse_network import InverseNetwork, InverseShape
 from dragkit.zoo import cards
+from draglab import cli
 from draglab.training import export
 from draglab.training import inverse as training
 from draglab.training.loop import TrainConfig, fit
@@ -88,7 +90,7 @@ def guess():
 def test_beats_the_mean_image_on_photos_it_has_not_seen(client, trained):
     x = smooth(32, seed=1)
     mean = fake_imagenette("train")[0].float().mean(0, keepdim=True) / 255
-    found = inverse(client(x), client, trained, threat=ATTACKER)
+    found = inverse(Message(client(x), client), trained, threat=ATTACKER)
     assert (psnr(found.images, x) > psnr(mean.expand_as(x), x) + 3).all()
     assert found.nfe == 1 and found.failed_at == [None] * 32
     torch.testing.assert_close(
@@ -129,21 +131,21 @@ def test_missing_tokens_do_not_matter_and_cost_quality(client, trained):
     x = smooth(16, seed=1)
     h = client(x)
     mask = torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) > 0.3
-    whole, masked = (inverse(h, client, trained, mask=m, threat=ATTACKER) for m in (torch.ones_like(mask), mask))
-    torch.testing.assert_close(whole.images, inverse(h, client, trained, threat=ATTACKER).images)
+    whole, masked = (inverse(Message(h, client, m), trained, threat=ATTACKER) for m in (torch.ones_like(mask), mask))
+    torch.testing.assert_close(whole.images, inverse(Message(h, client), trained, threat=ATTACKER).images)
     garbage = torch.where(mask.view(16, 1, 4, 4), h, 100.0)
     torch.testing.assert_close(
-        inverse(garbage, client, trained, mask=mask, threat=ATTACKER).images, masked.images, rtol=0, atol=0
+        inverse(Message(garbage, client, mask), trained, threat=ATTACKER).images, masked.images, rtol=0, atol=0
     )
-    unmarked = inverse(garbage, client, trained, threat=ATTACKER)
+    unmarked = inverse(Message(garbage, client), trained, threat=ATTACKER)
     assert psnr(whole.images, x).mean() > psnr(masked.images, x).mean() > psnr(unmarked.images, x).mean() + 3
 
 
 def test_a_batch_is_its_single_images(client, trained):
     h = client(smooth(4, seed=5))
-    together = inverse(h, client, trained, threat=ATTACKER)
+    together = inverse(Message(h, client), trained, threat=ATTACKER)
     for i in range(4):
-        alone = inverse(h[i : i + 1], client, trained, threat=ATTACKER)
+        alone = inverse(Message(h[i : i + 1], client), trained, threat=ATTACKER)
         torch.testing.assert_close(alone.images[0], together.images[i], rtol=0, atol=1e-5)
         torch.testing.assert_close(alone.distance[0], together.distance[i], rtol=0, atol=1e-5)
 
@@ -182,28 +184,28 @@ def test_impossible_shapes_are_refused(shape, message):
 def test_refusals(client, trained, guess):
     h = client(smooth(2, seed=5))
     with pytest.raises(PermissionError, match="inverse network needs public_data"):
-        inverse(h, client, trained, threat=ThreatModel())
+        inverse(Message(h, client), trained, threat=ThreatModel())
     with pytest.raises(ValueError, match="network for linear at 0, but the client is other at 0"):
-        inverse(h, linear_client(64, 16, 64, "other"), trained)
+        inverse(Message(h, linear_client(64, 16, 64, "other")), trained)
     elsewhere = SplitClient(client.model, "1", image_size=64, name="linear")
     with pytest.raises(ValueError, match="for linear at 0, but the client is linear at 1"):
-        inverse(elsewhere(smooth(2, seed=5)), elsewhere, trained)
+        inverse(Message(elsewhere(smooth(2, seed=5)), elsewhere), trained)
     with pytest.raises(ValueError, match="h has shape"):
-        inverse(h[:, 1:], client, trained)
+        inverse(Message(h[:, 1:], client), trained)
     with pytest.raises(TypeError, match=r"mask is torch\.float32"):
-        inverse(h, client, trained, mask=torch.ones(2, 16))
+        inverse(Message(h, client, torch.ones(2, 16)), trained)
     with pytest.raises(ValueError, match=r"mask is \(2, 9\); it must be \(2, 16\)"):
-        inverse(h, client, trained, mask=torch.ones(2, 9, dtype=torch.bool))
+        inverse(Message(h, client, torch.ones(2, 9, dtype=torch.bool)), trained)
     small, untrained = guess
     mask = torch.tensor([[True, True, True, False]])
     with pytest.raises(ValueError, match="trained on whole representations; train one with --drop"):
-        inverse(small(torch.rand(1, 3, 4, 4)), small, untrained, mask=mask)
+        inverse(Message(small(torch.rand(1, 3, 4, 4)), small, mask), untrained)
 
 
 def test_precision_follows_h(client, trained):
     h = client(smooth(1, seed=5))
-    assert inverse(h.double(), client, trained).images.dtype == torch.float64
-    assert inverse(h.half(), client, trained).images.dtype == torch.float32
+    assert inverse(Message(h.double(), client), trained).images.dtype == torch.float64
+    assert inverse(Message(h.half(), client), trained).images.dtype == torch.float32
 
 
 # -- DRAG++ ----------------------------------------------------------------------------------------------------------
@@ -217,10 +219,10 @@ def test_presets_run_the_last_three_tenths():
 def test_dragpp_is_drag_from_the_guess_at_the_priors_size(guess):
     client, network = guess
     h, prior = client(small_photos(3).float()), standard_prior()
-    start = resize_images(inverse(h, client, network).images, (2, 2)).clamp(0, 1)
+    start = resize_images(inverse(Message(h, client), network).images, (2, 2)).clamp(0, 1)
     config = DragConfig(num_steps=10, recurrence=2, strength=0.3)
-    found = drag_plus_plus(h, client, prior, config, inverse_network=network, seeds=5)
-    expected = drag(h, client, prior, config, start=start, seeds=5)
+    found = drag_plus_plus(Message(h, client), prior, config, inverse_network=network, seeds=5)
+    expected = drag(Message(h, client), prior, config, start=start, seeds=5)
     torch.testing.assert_close(found.images, expected.images, rtol=0, atol=0)
     assert found.nfe == 6 and found.threat.public_data
 
@@ -228,10 +230,13 @@ def test_dragpp_is_drag_from_the_guess_at_the_priors_size(guess):
 def test_dragpp_with_little_noise_stays_near_the_guess_and_moves_with_more(guess):
     client, network = guess
     h = client(small_photos(3).float())
-    start = resize_images(inverse(h, client, network).images, (2, 2))
+    start = resize_images(inverse(Message(h, client), network).images, (2, 2))
     near, far = (
         drag_plus_plus(
-            h, client, standard_prior(), DragConfig(num_steps=250, recurrence=1, strength=s), inverse_network=network
+            Message(h, client),
+            standard_prior(),
+            DragConfig(num_steps=250, recurrence=1, strength=s),
+            inverse_network=network,
         )
         for s in (0.004, 0.5)
     )
@@ -242,9 +247,9 @@ def test_dragpp_of_a_batch_is_that_of_its_single_images(guess):
     client, network = guess
     h, prior = client(small_photos(4).float()), standard_prior()
     config = DragConfig(num_steps=10, recurrence=2, strength=0.3)
-    together = drag_plus_plus(h, client, prior, config, inverse_network=network, seeds=[3, 4, 5, 6])
+    together = drag_plus_plus(Message(h, client), prior, config, inverse_network=network, seeds=[3, 4, 5, 6])
     for i in range(4):
-        alone = drag_plus_plus(h[i : i + 1], client, prior, config, inverse_network=network, seeds=[3 + i])
+        alone = drag_plus_plus(Message(h[i : i + 1], client), prior, config, inverse_network=network, seeds=[3 + i])
         torch.testing.assert_close(alone.images[0], together.images[i], rtol=0, atol=1e-5)
 
 
@@ -252,7 +257,10 @@ def test_dragpp_needs_public_photos(guess):
     client, network = guess
     with pytest.raises(PermissionError, match=r"DRAG\+\+ needs public_data"):
         drag_plus_plus(
-            client(small_photos(1).float()), client, standard_prior(), inverse_network=network, threat=ThreatModel()
+            Message(client(small_photos(1).float()), client),
+            standard_prior(),
+            inverse_network=network,
+            threat=ThreatModel(),
         )
 
 
@@ -295,7 +303,7 @@ def test_trained_measured_shipped_and_loaded(client, tmp_path, monkeypatch):
     assert all(figure["n"] == 64 for figure in card["measured"].values())
     network = zoo.load_inverse("linear", "0")
     x = smooth(64, seed=1)
-    found = inverse(client(x), client, network)
+    found = inverse(Message(client(x), client), network)
     assert psnr(found.images, x).mean().item() == pytest.approx(card["measured"]["psnr"]["value"], abs=0.01)
     assert training.inverse_run(zoo.CLIENT, "block:9") == "inverse-vit-imagenette64-block-9"
     with pytest.raises(ValueError, match="there are inverse/linear/0"):
@@ -344,7 +352,9 @@ def test_retraining_pays_and_takes_the_mask_of_the_defence(client, trained, retr
     sent = defend(defence, client(x), 0)[0]
     mask = defence.arrived(sent)
     assert retrained.shape.drop == pytest.approx(0.5, abs=0.05) and 0.4 < mask.float().mean() < 0.6
-    knows, guesses = (inverse(sent, client, network, mask=mask, threat=ATTACKER) for network in (retrained, trained))
+    knows, guesses = (
+        inverse(Message(sent, client, mask), network, threat=ATTACKER) for network in (retrained, trained)
+    )
     assert psnr(knows.images, x).mean() > psnr(guesses.images, x).mean() + 3
 
 

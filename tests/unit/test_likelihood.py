@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from dragkit.attacks.image_prior import LikelihoodConfig, SkipNetwork, Unit, first_weights, likelihood, unflatten
+from dragkit.attacks.image_prior import ImagePriorConfig, SkipNetwork, Unit, deep_image_prior, first_weights, unflatten
+from dragkit.attacks.message import Message
 from dragkit.client import SplitClient
 
-SMALL = LikelihoodConfig(iterations=60, channels=(8, 12), inputs=4, skip=2, image_size=16)
+SMALL = ImagePriorConfig(iterations=60, channels=(8, 12), inputs=4, skip=2, image_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def photos():
 
 
 def test_finds_an_image_with_nearly_the_ir(client, photos):
-    found = likelihood(client(photos), client, None, SMALL.with_(noise=((0.5, 0.5),)))
+    found = deep_image_prior(Message(client(photos), client), SMALL.with_(noise=((0.5, 0.5),)))
     assert found.images.shape == photos.shape and found.images.min() >= 0 and found.images.max() <= 1
     assert (found.distance < found.trace["distance"][0] / 3).all()
     assert found.nfe == 60
@@ -33,25 +34,25 @@ def test_finds_an_image_with_nearly_the_ir(client, photos):
 def test_two_photos_together_are_as_alone(client, photos):
     config = SMALL.with_(iterations=4)
     h = client(photos).double()
-    both = likelihood(h, client, None, config, seeds=[5, 6])
-    alone = likelihood(h[1:], client, None, config, seeds=[6])
+    both = deep_image_prior(Message(h, client), config, seeds=[5, 6])
+    alone = deep_image_prior(Message(h[1:], client), config, seeds=[6])
     torch.testing.assert_close(both.images[1:], alone.images, rtol=1e-6, atol=1e-8)
 
 
 def test_a_stopped_run_resumes_exactly(client, photos, tmp_path):
     config = SMALL.with_(iterations=8)
     h = client(photos).double()
-    whole = likelihood(h, client, None, config)
+    whole = deep_image_prior(Message(h, client), config)
     file = tmp_path / "lm.safetensors"
-    part = likelihood(h, client, None, config, checkpoint=file, callback=lambda s: s.iteration == 3)
+    part = deep_image_prior(Message(h, client), config, checkpoint=file, callback=lambda s: s.iteration == 3)
     assert part.interrupted and part.nfe == 3
-    rest = likelihood(h, client, None, config, checkpoint=file)
+    rest = deep_image_prior(Message(h, client), config, checkpoint=file)
     assert rest.nfe == 8 and rest.trace["distance"].shape == (8, 2)
     torch.testing.assert_close(rest.images, whole.images, rtol=1e-9, atol=1e-12)
 
 
 def test_noise_falls_in_stages_and_ends():
-    config = LikelihoodConfig.paper()
+    config = ImagePriorConfig.paper()
     levels = [config.noise_at(i) for i in (0, 9_999, 10_000, 14_999, 15_000, 17_499, 17_500, 20_000)]
     assert levels == [5, 5, 1, 1, 0.5, 0.5, 0, 0]
 

@@ -6,8 +6,8 @@ import torch
 from dragkit import zoo
 from dragkit.attacks import threat
 from dragkit.attacks.drag import drag
-from dragkit.attacks.image_prior import LikelihoodConfig
-from dragkit.attacks.inverse import InverseConfig
+from dragkit.attacks.image_prior import ImagePriorConfig
+from dragkit.attacks.message import Message
 from dragkit.attacks.rmle import RmleConfig
 from dragkit.config import DragConfig
 from dragkit.priors.gan import WEncoder
@@ -21,7 +21,7 @@ def test_methods_without_further_models_run_on_the_embedded_client(name):
     client = zoo.load_client(at="block:2")
     h = client(torch.rand(2, 3, 64, 64))
     case = Case(budget.with_iterations(name, 2), "block:2", method=name)
-    found = methods.METHODS[name].run(h, client, case.knowledge(), case.config, 0)
+    found = methods.METHODS[name].run(Message(h, client), case.knowledge(), methods.Setting(case.config, 0))
     assert found.images.shape == (2, 3, 64, 64)
     assert found.nfe == 2 + (name == "drag")  # DRAG ends with one more prediction
 
@@ -33,7 +33,9 @@ def test_glass_plus_starts_from_the_encoder_and_spends_everything_on_styles():
         _ = known.encoder
     client, gan = zoo.load_client(at="block:2"), zoo.load_gan()
     known.__dict__["encoder"] = WEncoder(65, 128, gan.num_layers, gan.style_dim, client=client.name, split="block:2")
-    found = methods.METHODS["glass++"].run(client(torch.rand(2, 3, 64, 64)), client, known, case.config, 0)
+    found = methods.METHODS["glass++"].run(
+        Message(client(torch.rand(2, 3, 64, 64)), client), known, methods.Setting(case.config, 0)
+    )
     assert found.images.shape == (2, 3, 64, 64) and found.nfe == 3 and found.trace["distance"].shape == (3, 2)
     assert known.names(("gan", "encoder")) == ["gan64", "gan64-encoder/vit-imagenette64/block-2"]
 
@@ -43,9 +45,9 @@ def test_drag_from_grey_is_drag_from_a_grey_guess_and_knows_no_more():
     h = client(torch.rand(2, 3, 64, 64))
     case = Case(DragConfig.small_plus(3, strength=0.5), "block:2", method="drag-grey")
     known = case.knowledge()
-    found = methods.METHODS["drag-grey"].run(h, client, known, case.config, 0)
+    found = methods.METHODS["drag-grey"].run(Message(h, client), known, methods.Setting(case.config, 0))
     grey = torch.full((2, 3, 64, 64), 0.5)
-    assert torch.equal(found.images, drag(h, client, known.diffusion, case.config, start=grey, seeds=0).images)
+    assert torch.equal(found.images, drag(Message(h, client), known.diffusion, case.config, start=grey, seeds=0).images)
     assert found.nfe == 3 + 1
     assert found.threat == threat.ATTACKER
 
@@ -57,9 +59,7 @@ def test_variants_are_no_rows_of_the_comparisons():
 
 
 def test_method_follows_from_the_settings():
-    told = {
-        methods.method_of(c) for c in (DragConfig.ci(), RmleConfig.fast(), LikelihoodConfig.fast(), InverseConfig())
-    }
+    told = {methods.method_of(c) for c in (DragConfig.ci(), RmleConfig.fast(), ImagePriorConfig.fast(), None)}
     assert told == {"drag", "rmle", "lm", "inverse"}
     with pytest.raises(TypeError, match="config is a int"):
         methods.method_of(3)
@@ -86,7 +86,7 @@ def test_equal_seconds_gives_cheap_methods_more_iterations(monkeypatch):
     got = budget.equal_seconds("any", "block:6", ["drag", "rmle", "lm", "inverse"], turns=100)
     assert got["drag"].num_steps * got["drag"].recurrence == 100
     assert got["rmle"].iterations == 400 and got["lm"].iterations == 50
-    assert isinstance(got["inverse"], InverseConfig)
+    assert got["inverse"] is None
 
 
 def test_budgets_of_the_small_presets_are_what_they_say():

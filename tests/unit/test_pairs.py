@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dragkit.attacks.drag import drag
+from dragkit.attacks.message import Message
 from dragkit.client import SplitClient
 from dragkit.config import DragConfig
 from dragkit.priors.diffusion import LatentPrior
@@ -35,7 +36,7 @@ def test_pair(prior: LatentPrior, kind: str, tiny_client: Callable[[str], Path])
     with torch.no_grad():
         h = client(torch.rand(1, 3, prior.image_size, prior.image_size, generator=torch.Generator().manual_seed(0)))
     moved: list[torch.Tensor] = []
-    result = drag(h, client, prior, CONFIG, seeds=0, callback=lambda s: moved.append(s.adam.m.clone()))
+    result = drag(Message(h, client), prior, CONFIG, seeds=0, callback=lambda s: moved.append(s.adam.m.clone()))
     assert result.images.shape == (1, 3, prior.image_size, prior.image_size)
     assert torch.isfinite(result.images).all()
     assert ((result.images >= 0) & (result.images <= 1)).all()

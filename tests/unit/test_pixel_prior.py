@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 from dragkit import zoo
 from dragkit.attacks.drag import drag
+from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.priors.diffusion import PixelPrior
 from dragkit.zoo import cards
@@ -116,7 +117,9 @@ def test_drag_follows_the_gradient_in_pixels():
     client, p = zoo.load_client(at="block:6"), prior()
     h = client(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
     guided, free = (
-        drag(h, client, p, DragConfig(num_steps=6, recurrence=1, guidance_rate=rate, betas=(0.5, 0.9)), seeds=0)
+        drag(
+            Message(h, client), p, DragConfig(num_steps=6, recurrence=1, guidance_rate=rate, betas=(0.5, 0.9)), seeds=0
+        )
         for rate in (1.0, 0.0)
     )
     assert guided.images.shape == (2, 3, 64, 64)
@@ -187,7 +190,7 @@ def test_trained_exported_shipped_and_then_it_attacks(photos, home, tmp_path):
     case = Case(budget.with_iterations("drag-pixel", 3), "block:6", method="drag-pixel")
     known = case.knowledge()
     h = home(torch.rand(2, 3, 64, 64))
-    found = methods.METHODS["drag-pixel"].run(h, home, known, case.config, 0)
+    found = methods.METHODS["drag-pixel"].run(Message(h, home), known, methods.Setting(case.config, 0))
     assert found.images.shape == (2, 3, 64, 64) and found.failed_at == [None, None]
     assert known.names(("pixels",)) == ["pixel64/unet"] and known.pixels is known.pixels
 

@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 import torch
 import toys
-from torch import Tensor
 
 from dragkit.attacks.drag import drag
+from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.attacks.restarts import STRIDE, restarts
 from dragkit.attacks.threat import ThreatModel
@@ -23,7 +23,7 @@ CONFIG = DragConfig(num_steps=6, recurrence=2)
 def problem():
     client = toys.token_client()
     x = toys.photos(3)
-    return client(x), client, toys.standard_prior()
+    return Message(client(x), client), toys.standard_prior()
 
 
 class Scripted:
@@ -32,7 +32,8 @@ class Scripted:
     def __init__(self, distance: dict[int, float], interrupt_at: int | None = None):
         self.distance, self.interrupt_at, self.calls = distance, interrupt_at, []
 
-    def __call__(self, h: Tensor, client, prior, config, *, seeds) -> Reconstruction:
+    def __call__(self, message: Message, prior, config, *, seeds) -> Reconstruction:
+        h = message.h
         self.calls.append((h.clone(), list(seeds), config))
         images = torch.stack([torch.full((3, 2, 2), self.value(seed), dtype=h.dtype) for seed in seeds])
         distance = torch.tensor([self.distance[seed] for seed in seeds], dtype=h.dtype)
@@ -66,7 +67,7 @@ def test_smallest_distance_wins_and_nan_loses(problem, batch):
     sizes = [len(h) for h, _, _ in attack.calls]
     assert sum(sizes) == 9 and max(sizes) <= (batch or 9)
     assert [s for _, seeds, _ in attack.calls for s in seeds] == list(TABLE)
-    assert torch.equal(torch.cat([h for h, _, _ in attack.calls]), problem[0].repeat(3, 1, 1))
+    assert torch.equal(torch.cat([h for h, _, _ in attack.calls]), problem[0].h.repeat(3, 1, 1))
     assert all(config is CONFIG for _, _, config in attack.calls)
 
 
@@ -81,21 +82,25 @@ def test_first_restart_is_the_plain_run_and_the_others_differ(problem):
 
 
 def test_an_image_alone_gets_the_same_restarts(problem):
-    h, client, prior = problem
-    together = restarts(drag, h, client, prior, CONFIG, num_samples=2, seeds=[5, 6, 7], batch=4)
-    alone = restarts(drag, h[1:2], client, prior, CONFIG, num_samples=2, seeds=[6])
+    message, prior = problem
+    together = restarts(drag, message, prior, CONFIG, num_samples=2, seeds=[5, 6, 7], batch=4)
+    alone = restarts(drag, message.rows(slice(1, 2)), prior, CONFIG, num_samples=2, seeds=[6])
     torch.testing.assert_close(alone.images[:, 0], together.images[:, 1])
     assert alone.chosen[0] == together.chosen[1]
 
 
-def test_partial_fixes_other_arguments(problem):
-    h, client, prior = problem
+def test_a_mask_goes_with_its_image_and_partial_fixes_other_arguments(problem):
+    message, prior = problem
     mask = torch.ones(3, 3, dtype=torch.bool)
-    mask[:, 2] = False
-    masked = restarts(partial(drag, mask=mask.repeat(2, 1)), h, client, prior, CONFIG, num_samples=2)
-    torch.testing.assert_close(masked.images[0], drag(h, client, prior, CONFIG, mask=mask).images)
-    with pytest.raises(ValueError, match="mask is"):
-        restarts(partial(drag, mask=mask), h, client, prior, CONFIG, num_samples=2)
+    mask[torch.arange(3), torch.tensor([0, 1, 2])] = False
+    masked = Message(message.h, message.client, mask)
+    found = restarts(drag, masked, prior, CONFIG, num_samples=2, batch=4)
+    torch.testing.assert_close(found.images[0], drag(masked, prior, CONFIG).images)
+    start = torch.full((3, 3, prior.image_size, prior.image_size), 0.5)
+    begun = restarts(partial(drag, start=start.repeat(2, 1, 1, 1)), message, prior, CONFIG, num_samples=2)
+    torch.testing.assert_close(begun.images[0], drag(message, prior, CONFIG, start=start).images)
+    with pytest.raises(ValueError, match="start is"):
+        restarts(partial(drag, start=start), message, prior, CONFIG, num_samples=2)
 
 
 def test_interrupted_restarts_keep_what_is_done(problem):
@@ -109,7 +114,7 @@ def test_interrupted_restarts_keep_what_is_done(problem):
 
 def test_no_argument_could_carry_the_photo():
     names = set(inspect.signature(restarts).parameters)
-    assert names == {"attack", "h", "client", "prior", "config", "num_samples", "seeds", "batch"}
+    assert names == {"attack", "message", "prior", "config", "num_samples", "seeds", "batch"}
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,4 @@ def test_wrong_arguments_are_named_before_any_attack(problem, options, error, me
     attack = Scripted({})
     with pytest.raises(error, match=message):
         restarts(attack, *problem, CONFIG, **options)
-    with pytest.raises(ValueError, match="h has shape"):
-        restarts(attack, problem[0][:, :1], *problem[1:], CONFIG)
     assert attack.calls == []

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dragkit.attacks.message import Message
 from dragkit.attacks.rmle import RmleConfig, patch_prior, rmle, total_variation
 from dragkit.attacks.threat import ThreatModel
 from dragkit.client import SplitClient
@@ -31,18 +32,18 @@ def test_inverts_an_invertible_client(linear_client):
         torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1)), size=16, mode="bilinear"
     )
     config = RmleConfig(iterations=400, lr=0.02, tv=0.0, patch_prior=0.0, image_size=16)
-    found = rmle(linear_client(x), linear_client, None, config)
+    found = rmle(Message(linear_client(x), linear_client), config)
     assert found.distance.max() < 2e-3
     assert found.distance[0] < found.trace["distance"][0, 0] / 20
-    alone = rmle(linear_client(x[1:]), linear_client, None, config)
+    alone = rmle(Message(linear_client(x[1:]), linear_client), config)
     torch.testing.assert_close(alone.images[0], found.images[1], rtol=1e-3, atol=1e-3)
 
 
 def test_refuses_other_threat_models_and_other_clients(linear_client):
     h = linear_client(torch.rand(1, 3, 16, 16))
     with pytest.raises(PermissionError, match="needs weights"):
-        rmle(h, linear_client, threat=ThreatModel(weights=False))
+        rmle(Message(h, linear_client), threat=ThreatModel(weights=False))
     with pytest.raises(ValueError, match="h has shape"):
-        rmle(h[:, :3], linear_client)
+        rmle(Message(h[:, :3], linear_client))
     with pytest.raises(ValueError, match="iterations is 0"):
         RmleConfig(iterations=0)

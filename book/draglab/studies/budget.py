@@ -10,13 +10,13 @@ import torch
 
 from dragkit import cache, data, zoo
 from dragkit.attacks.glass import GlassConfig
-from dragkit.attacks.image_prior import LikelihoodConfig
-from dragkit.attacks.inverse import InverseConfig
+from dragkit.attacks.image_prior import ImagePriorConfig
+from dragkit.attacks.message import Message
 from dragkit.attacks.rmle import RmleConfig
 from dragkit.cache import remember
 from dragkit.config import DragConfig
 from draglab.cases import Case
-from draglab.methods import METHODS
+from draglab.methods import METHODS, Setting
 
 FAST: dict[str, Any] = {"precision": "bfloat16"}  # networks; see `Case`
 
@@ -38,7 +38,7 @@ def seconds_per_iteration(client: str, at: str, methods: list[str], rounds: int 
         for i, name in itertools.product(range(rounds + 1), methods):
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16):
-                METHODS[name].run(h, cut, known, with_iterations(name, 6), 0)
+                METHODS[name].run(Message(h, cut), known, Setting(with_iterations(name, 6), 0))
             if i > 0:  # the first round loads and warms up
                 times[name].append((time.perf_counter() - started) / 6 / len(photos))
         return {name: torch.tensor(min(v), dtype=torch.float64) for name, v in times.items()}
@@ -59,12 +59,12 @@ def with_iterations(name: str, iterations: int) -> Any:
     if name == "rmle":
         return RmleConfig(iterations=iterations)
     if name == "lm":
-        return LikelihoodConfig.fast().with_(iterations=iterations)
+        return ImagePriorConfig.fast().with_(iterations=iterations)
     if name == "glass":
         return GlassConfig.small(iterations)
     if name == "glass++":
         return GlassConfig.small_plus(iterations)
-    return InverseConfig()
+    return None
 
 
 def equal_seconds(client: str, at: str, methods: list[str], turns: int) -> dict[str, Any]:

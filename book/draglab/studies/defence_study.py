@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dragkit import zoo
-from dragkit.attacks.inverse import InverseConfig
 from dragkit.config import DragConfig
 from dragkit.measures import intervals, utility
 from dragkit.measures.embedding import independent_embedding
@@ -52,7 +51,7 @@ def rebuilt(recipe: str, *, n: int, client: str = zoo.CLIENT) -> dict[str, Case]
     """The inverse network that was trained on messages of this defence, where this machine has one: label -> case."""
     if not zoo.available(zoo.inverse_name(client, AT, recipe)):
         return {}
-    case = Case(InverseConfig(), AT, client=client, n=n, defence=recipe, adaptive="retrained")
+    case = Case(None, AT, client=client, n=n, defence=recipe, adaptive="retrained")
     return {f"{recipe}, inverse network": case}
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dragkit import data, zoo
-from dragkit.attacks.inverse import InverseConfig
 from dragkit.attacks.rmle import RmleConfig
 from dragkit.bounds import (
     Gaussian,
@@ -132,7 +131,7 @@ def _attacks(
     know: dict[str, Any] = {"n": n, "defence": recipe, "adaptive": "likelihood", **FAST}
     cases = {DRAG: Case(DragConfig.small(turns), AT, **know), RMLE: Case(RmleConfig(iterations=150), AT, **know)}
     if zoo.available(zoo.inverse_name(zoo.CLIENT, AT, recipe)):
-        cases["inverse network"] = Case(InverseConfig(), AT, **know)
+        cases["inverse network"] = Case(None, AT, **know)
     results = {label: experiment.run(case) for label, case in cases.items()}
     photos = results[DRAG].photos
     errors = {label: metrics.mse(result.images, photos) for label, result in results.items()}

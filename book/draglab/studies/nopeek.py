@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from dragkit import zoo
-from dragkit.attacks.inverse import InverseConfig
 from draglab.cases import Case
 from draglab.studies import defence_study
 from draglab.studies.defence_study import AT, OPEN, attacked
@@ -26,7 +25,7 @@ def nopeek(n: int = 32, folder: Path | None = None) -> Path:
         label = client.removeprefix("nopeek-")
         cases[label] = attacked("", n=n, client=client)
         if zoo.available(zoo.inverse_name(client, AT)):
-            cases[f"{label}, inverse network"] = Case(InverseConfig(), AT, client=client, n=n)
+            cases[f"{label}, inverse network"] = Case(None, AT, client=client, n=n)
     rows = defence_study.study("nopeek", cases)
     label = SHIPPED.removeprefix("nopeek-")
     against = [label] + [f"{label}, inverse network"] * (f"{label}, inverse network" in cases)

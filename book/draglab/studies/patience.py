@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dragkit import zoo
-from dragkit.attacks.descent import Target
+from dragkit.attacks.message import Message
 from draglab import cases as experiment
 from draglab.methods import METHODS
 from draglab.pages import claims
@@ -61,7 +61,7 @@ def _ceiling(photos: Tensor, at: str) -> dict[str, Any]:
     """The photos through encoder and decoder, with their IR distance."""
     client = zoo.load_client(zoo.CLIENT, at)
     images = experiment.round_trip(photos, zoo.load_prior(zoo.PRIOR))
-    distance = Target(client, client.tokens(client(photos))).measure(images)
+    distance = Message(client(photos), client).measure(images)
     return row(images, photos) | {"distance": [round(v, 5) for v in distance.tolist()]}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dragkit import zoo
 from dragkit.attacks.glass import GlassConfig
-from dragkit.attacks.image_prior import LikelihoodConfig
+from dragkit.attacks.image_prior import ImagePriorConfig
 from dragkit.attacks.rmle import RmleConfig
 from dragkit.config import DragConfig
 from draglab.cases import Case
@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
     "drag": DragConfig.paper(),
     "drag++": DragConfig.paper_plus(),
     "rmle": RmleConfig.paper(),
-    "lm": LikelihoodConfig.paper(),
+    "lm": ImagePriorConfig.paper(),
     "glass": GlassConfig.paper(),
     "glass++": GlassConfig.paper_plus(),
 }

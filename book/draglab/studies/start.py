@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dragkit.attacks.inverse import InverseConfig
 from dragkit.config import DragConfig
 from dragkit.measures.metrics import st_lpips
 from draglab.cases import Case, run
@@ -29,7 +28,7 @@ def starts(
     for at in blocks:
         cases = {
             f"noise, {at}": Case(DragConfig.small(turns), at, n=n, **FAST),
-            f"the guess itself, {at}": Case(InverseConfig(), at, n=n, **FAST),
+            f"the guess itself, {at}": Case(None, at, n=n, **FAST),
         }
         for strength in STRENGTHS:
             config = DragConfig.small_plus(turns, strength)
