@@ -37,7 +37,7 @@ seed = 0
 import torch
 
 from dragkit import data, schedule, zoo
-from dragkit.attacks.drag import _gradient, _turn, drag
+from dragkit.attacks.drag import drag, gradient, turn
 from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
@@ -218,7 +218,7 @@ print(
 # forward and a backward pass of predictor, decoder and client.
 
 # %%
-pages.source(_gradient, _turn)
+pages.source(gradient, turn)
 
 # %% [markdown]
 # Switch the estimate off with `tweedie=False`, and the distance is measured at the noisy latent. Two photos, same seeds, a short run:

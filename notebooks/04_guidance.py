@@ -44,7 +44,7 @@ import torch
 
 from dragkit import data, schedule, zoo
 from dragkit.attacks import guidance
-from dragkit.attacks.drag import _guided_step, drag
+from dragkit.attacks.drag import drag, guided_step
 from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.measures import metrics
@@ -107,7 +107,7 @@ pages.source(guidance.guided_noise)
 # Here is the function that decides, and the two short ones:
 
 # %%
-pages.source(_guided_step, guidance.gradient_step, guidance.manifold_step)
+pages.source(guided_step, guidance.gradient_step, guidance.manifold_step)
 
 # %% [markdown]
 # To compare them, each needs a rate of its own, since $s$ means something else in each. A small search on four

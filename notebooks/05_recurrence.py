@@ -40,7 +40,7 @@ import torch
 
 from dragkit import data, schedule, zoo
 from dragkit.attacks import guidance
-from dragkit.attacks.drag import _turn, drag
+from dragkit.attacks.drag import drag, turn
 from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.measures import intervals, metrics
@@ -75,7 +75,7 @@ with torch.no_grad():
 # turn does, unless it is the last turn of its step:
 
 # %%
-pages.source(schedule.renoise, _turn)
+pages.source(schedule.renoise, turn)
 
 # %% [markdown]
 # The idea has two sources. **RePaint** (arXiv 2201.09865) fills holes in pictures: after one step the filling does

@@ -45,7 +45,7 @@ from pathlib import Path
 import torch
 
 from dragkit import data, zoo
-from dragkit.attacks.drag import NEEDS, _begin, _finish, _gradient, _guided_step, _Problem, _turn, drag
+from dragkit.attacks.drag import NEEDS, begin, drag, finish, gradient, guided_step, turn
 from dragkit.attacks.message import Message
 from dragkit.attacks.restarts import STRIDE, restarts
 from dragkit.attacks.threat import ThreatModel
@@ -96,18 +96,18 @@ with torch.no_grad():
 
 # %%
 items = [
-    ("1 start", _begin, "z = noise.draw("),
+    ("1 start", begin, "z = noise.draw("),
     ("2 loop", drag, "plan = "),
-    ("3 predict noise", _gradient, "eps = prior.predict_noise(leaf"),
-    ("4 Tweedie", _gradient, "x0_hat = schedule.tweedie(leaf"),
-    ("5 distance", _Problem.measure, "d = self.distance("),
-    ("6 gradient", _gradient, "torch.autograd.grad("),
-    ("7 clip", _turn, "guidance.clip_norm("),
-    ("8 Adam", _turn, "guidance.adam_direction("),
-    ("9 DDIM mean", _guided_step, "schedule.ddim_mean("),
-    ("10 guided step", _guided_step, "guidance.spherical_step("),
-    ("11 way back", _turn, "z = schedule.renoise("),
-    ("12 decode", _finish, "images = problem.prior.decode("),
+    ("3 predict noise", gradient, "eps = prior.predict_noise(leaf"),
+    ("4 Tweedie", gradient, "x0_hat = schedule.tweedie(leaf"),
+    ("5 distance", Message.measure, "return self.distance("),
+    ("6 gradient", gradient, "torch.autograd.grad("),
+    ("7 clip", turn, "guidance.clip_norm("),
+    ("8 Adam", turn, "guidance.adam_direction("),
+    ("9 DDIM mean", guided_step, "schedule.ddim_mean("),
+    ("10 guided step", guided_step, "guidance.spherical_step("),
+    ("11 way back", turn, "z = schedule.renoise("),
+    ("12 decode", finish, "images = prior.decode("),
 ]
 
 
@@ -126,7 +126,7 @@ pages.table(
 # And the functions whole: the loop, a turn, its gradient, its step.
 
 # %%
-pages.source(drag, _turn, _gradient, _guided_step)
+pages.source(drag, turn, gradient, guided_step)
 
 # %% [markdown]
 # Where this differs from the published code, it does so on purpose. There, norms are taken over the whole batch, so

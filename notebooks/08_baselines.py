@@ -43,9 +43,8 @@ from importlib import import_module
 import torch
 
 from dragkit import data, zoo
-from dragkit.attacks.descent import _step
-from dragkit.attacks.drag import _Problem
-from dragkit.attacks.glass import GlassConfig, _Search, divergence
+from dragkit.attacks.descent import step
+from dragkit.attacks.glass import GlassConfig, Search, divergence
 from dragkit.attacks.image_prior import ImagePriorConfig, SkipNetwork
 from dragkit.attacks.message import Message
 from dragkit.attacks.rmle import RmleConfig, patch_prior, total_variation
@@ -176,7 +175,7 @@ pages.source(total_variation, patch_prior)
 # moments, so that photos in a batch do not disturb one another:
 
 # %%
-pages.source(_step)
+pages.source(step)
 
 # %% [markdown]
 # ## LM: search among what a network can draw
@@ -206,7 +205,7 @@ pages.source(SkipNetwork)
 # noise on the styles that fades out. GLASS++ takes its first styles from a trained encoder, and so needs public photos.
 
 # %%
-pages.source(divergence, _Search._descend_z, _Search._render_w_plus)
+pages.source(divergence, Search.descend_z, Search.render_w_plus)
 
 # %%
 if zoo.GAN in zoo.names():
@@ -225,7 +224,7 @@ else:
 # at the noisy latent, to bend the next step ([guidance](04_guidance.ipynb)). This is what it measures:
 
 # %%
-pages.source(_Problem.measure)
+pages.source(Message.measure)
 
 # %% [markdown]
 # ## Equal time

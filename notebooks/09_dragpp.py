@@ -43,7 +43,7 @@ import torch
 
 from dragkit import data, schedule, zoo
 from dragkit.attacks.drag import NEEDS as DRAG_NEEDS
-from dragkit.attacks.drag import _begin, drag
+from dragkit.attacks.drag import begin, drag
 from dragkit.attacks.dragpp import NEEDS, drag_plus_plus
 from dragkit.attacks.inverse import inverse
 from dragkit.attacks.message import Message
@@ -81,7 +81,7 @@ print(network.shape)
 # whole addition to DRAG is a first guess and the last two lines of this function:
 
 # %%
-pages.source(_begin)
+pages.source(begin)
 
 # %%
 pages.source(drag_plus_plus)

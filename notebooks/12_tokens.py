@@ -136,7 +136,7 @@ print(f"Smaller than 1e-5: {'yes' if change < 1e-5 else 'NO'}. What is left is t
 # tokens and looks whether the answer stays. Where it does not, shuffling and dropping are refused:
 
 # %%
-pages.source(SplitClient._measure_equivariance, _orderless)
+pages.source(SplitClient.measure_equivariance, _orderless)
 
 # %%
 with torch.random.fork_rng():

@@ -56,7 +56,7 @@ from dragkit.bounds import (
     trace_jtj,
 )
 from dragkit.bounds.baseline import baseline_success
-from dragkit.bounds.gallery import _galleries
+from dragkit.bounds.gallery import galleries
 from dragkit.defenses.additive import spread
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
@@ -89,7 +89,7 @@ def stream():
 # Nothing about attacker, prior or client was assumed. That is all there is to it:
 
 # %%
-pages.source(gallery_mmse, _galleries, Gaussian.log_likelihood)
+pages.source(gallery_mmse, galleries, Gaussian.log_likelihood)
 
 # %% [markdown]
 # The same simulation says how often the best attacker *finds* the sent photo in the gallery. For Gaussian noise he

@@ -180,7 +180,7 @@ class Search:
         best, best_distance = starts[:, 0], starts.new_full((batch,), torch.inf)
         found = FirstStyles(best, torch.empty(0, batch))
         for i, z in enumerate(starts.split(portion, dim=1)):
-            state, found.stopped = self._descend_z(z, noise, f"z{i}")
+            state, found.stopped = self.descend_z(z, noise, f"z{i}")
             d, winner = state.best_distance.view(batch, -1).min(1)
             z = state.best["z"].view(batch, -1, self.prior.latent_dim)[torch.arange(batch, device=z.device), winner]
             best = torch.where((d < best_distance)[:, None], z, best)
@@ -194,7 +194,7 @@ class Search:
             found.w_plus = self.prior.broadcast(self.prior.mapping(best, config.psi))
         return found
 
-    def _descend_z(self, z: Tensor, noise: NoiseSource, name: str) -> tuple[DescentState, bool]:
+    def descend_z(self, z: Tensor, noise: NoiseSource, name: str) -> tuple[DescentState, bool]:
         """Descend from `z` `(B, r, latent_dim)`, as a batch of B * r."""
         times = z.shape[1]
         message = self.message.rows(torch.arange(len(z)).repeat_interleave(times))
@@ -212,7 +212,7 @@ class Search:
 
     def in_w_plus(self, first: FirstStyles, noise: NoiseSource, threat: ThreatModel) -> Reconstruction:
         """Descend from the styles found so far; none of it after an interruption."""
-        render, start = self._render_w_plus(noise), {"w_plus": first.w_plus}
+        render, start = self.render_w_plus(noise), {"w_plus": first.w_plus}
         if first.stopped:
             state, stopped = DescentState.begin(start, self.config.w_iterations), True
         else:
@@ -231,7 +231,7 @@ class Search:
         trace = found.trace | ({"restarts": first.restarts} if len(first.restarts) else {})
         return replace(found, nfe=found.nfe + first.nfe, seconds=found.seconds + first.seconds, trace=trace)
 
-    def _render_w_plus(self, noise: NoiseSource) -> Render:
+    def render_w_plus(self, noise: NoiseSource) -> Render:
         def render(p: Parameters, iteration: int) -> tuple[Tensor, Tensor]:
             w = p["w_plus"]
             strength = self.config.noise * max(0.0, 1 - iteration / (0.75 * self.config.w_iterations)) ** 2

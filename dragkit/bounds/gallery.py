@@ -112,7 +112,7 @@ def gallery_mmse(
     if len(targets) != len(features):
         raise ValueError(f"targets holds {len(targets)} photos and features {len(features)}; they must be the same")
     values, nothing, nats = [], [], []
-    for drawn in _galleries(features, mechanism, size, queries, generator):
+    for drawn in galleries(features, mechanism, size, queries, generator):
         x = targets[drawn.members]
         x = x - x.mean(0)
         guess = drawn.log_posterior.exp().to(x) @ x
@@ -137,7 +137,7 @@ def gallery_identification(
     Args, Raises: as `gallery_mmse`, of which it repeats the messages when given a generator in the same state.
     """
     ahead, equal = [], []
-    for drawn in _galleries(features, mechanism, size, queries, generator):
+    for drawn in galleries(features, mechanism, size, queries, generator):
         own = drawn.log_posterior.gather(1, drawn.sent[:, None])
         ahead.append((drawn.log_posterior > own).sum(1))
         equal.append((drawn.log_posterior == own).sum(1))
@@ -156,7 +156,7 @@ class _Draw(NamedTuple):
     log_posterior: Tensor
 
 
-def _galleries(
+def galleries(
     features: Tensor, mechanism: Mechanism, size: int, queries: int | None, generator: torch.Generator
 ) -> Iterator[_Draw]:
     features = _flat("features", features)

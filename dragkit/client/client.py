@@ -183,7 +183,7 @@ class SplitClient(nn.Module):
     def layout(self) -> Layout:
         """How to read the IR. The first read may run the server, to measure whether it is permutation-equivariant."""
         if self._equivariant is None:
-            self._equivariant = self._measure_equivariance()
+            self._equivariant = self.measure_equivariance()
         return Layout(self._kind, self._prefix, self._equivariant)
 
     def tokens(self, h: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ class SplitClient(nn.Module):
         return torch.cat([h[:, : self._prefix], h[:, self._prefix :][:, order]], 1)
 
     @torch.no_grad()
-    def _measure_equivariance(self) -> bool:
+    def measure_equivariance(self) -> bool:
         """Feed the server the patch tokens in another order: same answer (or the same tokens, re-ordered)?"""
         h = self.cut.run_client(self._random_input(2, seed=2))
         n = self.tokens(h).shape[1] - self._prefix

@@ -12,9 +12,15 @@ import types
 import pytest
 from pair import read, sources
 
-from dragkit import attacks
+from dragkit.attacks.glass import GlassConfig
+from dragkit.attacks.image_prior import ImagePriorConfig
+from dragkit.attacks.rmle import RmleConfig
+from dragkit.config import DragConfig
 
 NAMES = [source.stem for source in sources()]
+HIDDEN = {"remove-cell", "remove-input", "hide-input", "hide-cell"}
+VISIBLE_LINES, VISIBLE_WIDTH = 20, 88
+PROSE_PER_CODE = 1.2  # over the book
 READERS = {"open", "Path", "read_csv", "read_json", "read_parquet", "load", "imread", "load_file"}
 
 
@@ -106,7 +112,7 @@ def test_figures_have_a_text_and_keep_their_pixels(notebook):
 @pytest.mark.parametrize("budget", ["ci", "laptop", "colab", "paper"])
 def test_settings_exist_at_every_budget(notebook, budget):
     """Runs the statements that need nothing but `budget`, the settings of attacks and what such statements gave."""
-    scope = {name: getattr(attacks, name) for name in attacks.__all__ if name.endswith("Config")} | {"budget": budget}
+    scope = {c.__name__: c for c in (DragConfig, GlassConfig, ImagePriorConfig, RmleConfig)} | {"budget": budget}
     follows = {"budget"}
     for statement in (part for cell in code(notebook)[1:] for part in ast.parse(cell.source).body):
         names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
@@ -119,3 +125,34 @@ def test_settings_exist_at_every_budget(notebook, budget):
     assert follows != {"budget"} or notebook.cells[0].source.startswith("# Split inference"), (
         "the budget changes nothing"
     )
+
+
+def visible(notebook) -> list[list[str]]:
+    """Non-blank lines of every code cell that a reader of the page sees."""
+    shown = [cell for cell in code(notebook) if not HIDDEN & set(cell.metadata.get("tags", []))]
+    return [[line for line in cell.source.splitlines() if line.strip()] for cell in shown]
+
+
+def test_visible_code_is_short_and_narrow(notebook):
+    for lines in visible(notebook):
+        assert len(lines) <= VISIBLE_LINES, f"{len(lines)} lines; hide the plumbing or move it: {lines[0]}"
+        assert max(map(len, lines)) <= VISIBLE_WIDTH, max(lines, key=len)
+
+
+def test_nothing_private_is_imported(notebook):
+    for cell in code(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ImportFrom):
+                assert not [alias.name for alias in node.names if alias.name.startswith("_")], cell.source
+            if isinstance(node, ast.Attribute):
+                assert not re.match(r"_[a-z]", node.attr), f"{node.attr} is private: {ast.unparse(node)}"
+
+
+def test_prose_carries_the_book():
+    prose = seen = 0
+    for source in sources():
+        book = read(source)
+        texts = [cell.source for cell in book.cells if cell.cell_type == "markdown"]
+        prose += sum(bool(line.strip()) for text in texts for line in text.splitlines())
+        seen += sum(map(len, visible(book)))
+    assert prose >= PROSE_PER_CODE * seen, f"{prose} lines of prose, {seen} of visible code"
