@@ -21,7 +21,7 @@ class DragConfig:
     Attributes:
         num_steps: DDIM steps T.
         recurrence: turns k per step; k - 1 of them go back to the same timestep by adding noise.
-        step: how a direction becomes a step: "spherical" (DSG), "dps", "ugd" or "mpgd" (see `dragkit.guidance`).
+        step: how a direction becomes a step: "spherical" (DSG), "dps", "ugd" or "mpgd" (see `dragkit.attacks.guidance`).
         guidance_rate: weight of the direction against the step's noise, 0 to 1 for "spherical"; a plain factor for the others.
         rate_schedule: "constant", "rising" (from 0 to the rate as the image gets clean) or "falling".
         guidance_window, recurrence_window: the part of the diffusion, as (from, to) in shares of the timesteps, 0 clean and 1

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.func import functional_call, vmap
 
+from dragkit.attacks import image_prior
 from dragkit.attacks.image_prior import EVEN, ImagePriorConfig, first_weights, unflatten
-from dragkit.attacks.image_prior import likelihood as module  # the function; its globals hold the constant
 
 
 def main(batch: int = 8) -> None:
@@ -22,7 +22,7 @@ def main(batch: int = 8) -> None:
 
         def step(even: int, network=network, weights=weights, x=x) -> Callable[[], None]:
             def run() -> None:
-                module.__globals__["EVEN"] = even
+                image_prior.EVEN = even
                 leaf = weights.detach().requires_grad_()
                 drawn = vmap(lambda w, z: functional_call(network, unflatten(w, network), (z[None],))[0])(leaf, x)
                 torch.autograd.grad(drawn.square().sum(), leaf)

@@ -17,8 +17,11 @@ SIDES = ((5, 4), (5, -4), (-5, 4), (-5, -4), (0, 7), (0, -7), (7, 0), (-7, 0), (
 
 
 def _levels(axes: Axes, levels: Mapping[str, float], points: Sequence[tuple[float, float]] = ()) -> None:
-    """Thin horizontal lines. Their names stand at the end, and on the side of the line, where fewest of the points are: at the
-    right end above the line by default, never between two lines that are close, and not outside."""
+    """Thin horizontal lines with their names.
+
+    A name stands at the right end above its line, unless another end or side has fewer points in the way; never between two lines
+    that are close, and never outside the axes.
+    """
     for height in levels.values():
         axes.axhline(height, color="#6b6b6b", linewidth=1.2, linestyle=(0, (4, 3)))
     edges = [0.0, *(_share(axes, height) for height in levels.values()), 1.0]  # of what names must not run into

@@ -249,7 +249,7 @@ def curves(
 def over_budgets(
     spent: Mapping[str, Sequence[Line]], *, ylabel: str, levels: Mapping[str, float], log_x: bool = False
 ) -> Figure:
-    """`curves` of what `dragkit.pages.by_turns` gives: label -> (turns, means, lows, highs), all over the same turns."""
+    """`curves` of what `draglab.pages.pages.by_turns` gives: label -> (turns, means, lows, highs), all over the same turns."""
     return curves(
         {label: means for label, (_, means, _, _) in spent.items()},
         next(iter(spent.values()))[0],

@@ -1,8 +1,8 @@
 """Coordinates of latents: an invertible linear map of the channels changes a noise loss and no picture at all.
 
-Noise of one size in every channel hides what is small in latents first. In the coordinates in which equal steps change the decoded
-picture equally, that is what matters least to the eye of a squared error; the coordinates that an autoencoder happens to train are
-others (compare arXiv 2502.14831 on the spectrum of latents).
+Noise of one size in every channel hides the small numbers of a latent first. In isometric coordinates, where equal steps change the
+decoded picture equally, small numbers are those that matter least for the squared error. An autoencoder's own coordinates need not
+be so (arXiv 2502.14831 looks at the spectrum of latents).
 """
 
 from __future__ import annotations

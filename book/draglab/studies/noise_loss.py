@@ -22,9 +22,9 @@ Guess = Callable[[Tensor, Tensor, Tensor], Tensor]
 def noise(folder: Path | None = None) -> Path:
     """Noise loss of the prior on all validation latents, beside that of the best predictor that knows mean and covariance only.
 
-    The size of a noise loss depends on the latents, so it means nothing alone; the Gaussian predictor is what it has to beat. How
-    much it depends on them is shown with the same autoencoder in other coordinates (`dragkit.coordinates`): its pictures are the
-    same.
+    The size of a noise loss depends on the latents, so it means nothing alone; the Gaussian predictor is what it has to beat. The same
+    autoencoder in other coordinates (`draglab.studies.coordinates`), which makes the same pictures, shows how much it depends on
+    them.
     """
     prior = zoo.load_prior()
     train, val = (_latents(prior, split) for split in ("train", "val"))
@@ -71,7 +71,7 @@ def _lower(id_: str, statement: str, a: Tensor, b: Tensor) -> claims.Claim:
 
 @torch.no_grad()
 def _isometric(prior: LatentPrior, n: int = 64) -> tuple[Tensor, float]:
-    """The map into isometric coordinates; and by how much, at most, pictures of `n` training photos differ if it is taken up."""
+    """The map into isometric coordinates, and the largest difference of a pixel that it makes in `n` decoded training photos."""
     photos, _, _ = data.pick("train", n)
     matrix = root(decoder_metric(prior, photos))
     pictures = [
