@@ -1,1 +1,1 @@
-"""What the chapters show beside their own few lines: tables and sentences made from recorded and live results, one file per chapter."""
+"""Tables and sentences of the chapters, made from recorded and live results: one file per chapter."""

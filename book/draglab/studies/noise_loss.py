@@ -22,9 +22,8 @@ Guess = Callable[[Tensor, Tensor, Tensor], Tensor]
 def noise(folder: Path | None = None) -> Path:
     """Noise loss of the prior on all validation latents, beside that of the best predictor that knows mean and covariance only.
 
-    The size of a noise loss depends on the latents, so it means nothing alone; the Gaussian predictor is what it has to beat. The same
-    autoencoder in other coordinates (`draglab.studies.coordinates`), which makes the same pictures, shows how much it depends on
-    them.
+    The size of a noise loss depends on the latents, so it means nothing alone; the Gaussian predictor is what it has to beat. The
+    same autoencoder in other coordinates (`draglab.studies.coordinates`) makes the same pictures and shows how much it depends.
     """
     prior = zoo.load_prior()
     train, val = (_latents(prior, split) for split in ("train", "val"))
