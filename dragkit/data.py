@@ -1,4 +1,4 @@
-"""Photos: the Imagenette splits as tensors, and demonstration photos that installed packages ship.
+"""Photos: Imagenette as tensors, and demonstration photos that installed packages ship.
 
 Imagenette is fast.ai's ten-class subset of ImageNet (https://github.com/fastai/imagenette); it is read through torchvision's own
 dataset class. Nothing here ever enters the repository: the decoded tensors are cached under `cache_dir()`.
@@ -10,12 +10,11 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.datasets import Imagenette
 from torchvision.transforms.v2 import functional as F
 
-from dragkit.cache import cache_dir
+from dragkit.cache import cache_dir, load_or_make
 
 CLASSES = (
     "tench",
@@ -32,21 +31,18 @@ CLASSES = (
 
 
 def find_data() -> Path:
-    """Folder that holds `imagenette2-160`: `$DRAGKIT_DATA`, else `shared/data` beside the checkout, else the cache.
+    """Folder that holds `imagenette2-160`: `$DRAGKIT_DATA`, else the cache.
 
     Raises:
-        FileNotFoundError: none of them has it; the message says how to get it.
+        FileNotFoundError: it is not there; the message says how to get it.
     """
-    chosen = os.environ.get("DRAGKIT_DATA")
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    places = [Path(chosen)] if chosen else [beside, cache_dir() / "data"]
-    for place in places:
-        if (place / "imagenette2-160" / "train").is_dir():
-            return place
-    raise FileNotFoundError(
-        f"Imagenette is not in {' or '.join(map(str, places))}. Download it once with "
-        "`python -m dragkit.data`, or set DRAGKIT_DATA to the folder that holds imagenette2-160/."
-    )
+    place = Path(os.environ.get("DRAGKIT_DATA") or cache_dir() / "data")
+    if not (place / "imagenette2-160" / "train").is_dir():
+        raise FileNotFoundError(
+            f"there is no imagenette2-160/ in {place}. Download Imagenette once (100 MB) with `python -m dragkit.data`, "
+            "or set DRAGKIT_DATA to the folder that holds imagenette2-160/"
+        )
+    return place
 
 
 def download() -> Path:
@@ -56,47 +52,46 @@ def download() -> Path:
     return root
 
 
-def imagenette(split: str, size: int = 64) -> tuple[Tensor, Tensor]:
-    """All photos of a split, resized (antialiased) to `size`.
+def imagenette(subset: str, size: int = 64) -> tuple[Tensor, Tensor]:
+    """All photos of a subset, resized (antialiased) to `size`.
 
     Args:
-        split: "train" (9,469 photos) or "val" (3,925), in the dataset's own order (grouped by class).
+        subset: "train" (9,469 photos) or "val" (3,925), in the dataset's own order (grouped by class).
         size: side in pixels, 8 to 160.
 
     Returns:
         uint8 images `(N, 3, size, size)` and int64 labels `(N,)`, indices into `CLASSES`.
 
     Raises:
-        ValueError: unknown split or size. FileNotFoundError: see `find_data`.
+        ValueError: unknown subset or size. FileNotFoundError: see `find_data`.
     """
-    if split not in ("train", "val"):
-        raise ValueError(f"split is {split!r}; it must be 'train' or 'val'")
+    if subset not in ("train", "val"):
+        raise ValueError(f"subset is {subset!r}; it must be 'train' or 'val'")
     if not 8 <= size <= 160:
         raise ValueError(f"size is {size}; the stored photos are 160 px, so it must be between 8 and 160")
-    cached = cache_dir() / f"imagenette-{split}-{size}.safetensors"
-    if not cached.exists():
-        dataset = Imagenette(root=find_data(), split=split, size="160px", download=False)
+
+    def decode() -> dict[str, Tensor]:
+        dataset = Imagenette(root=find_data(), split=subset, size="160px", download=False)
         images = torch.empty(len(dataset), 3, size, size, dtype=torch.uint8)
         for i, (image, _) in enumerate(dataset):
             images[i] = F.pil_to_tensor(F.resize(image.convert("RGB"), [size, size], antialias=True))
         labels = torch.tensor([label for _, label in dataset._samples])
-        partial = cached.with_suffix(f".{os.getpid()}.partial")
-        save_file({"images": images, "labels": labels}, partial)
-        partial.replace(cached)
-    stored = load_file(cached)
+        return {"images": images, "labels": labels}
+
+    stored = load_or_make(cache_dir() / f"imagenette-{subset}-{size}.safetensors", decode)
     return stored["images"], stored["labels"]
 
 
-def pick(split: str, n: int, size: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, list[int]]:
-    """`n` photos of a split, balanced over the ten classes, chosen by `seed`.
+def pick(subset: str, n: int, size: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, list[int]]:
+    """`n` photos of a subset, balanced over the ten classes, chosen by `seed`.
 
     Returns:
-        images `(n, 3, size, size)` float in [0, 1], labels `(n,)` and the indices into the split. A larger `n` with the same
+        images `(n, 3, size, size)` float in [0, 1], labels `(n,)` and the indices into the subset. A larger `n` with the same
         seed begins with the same photos.
     """
-    images, labels = imagenette(split, size)
+    images, labels = imagenette(subset, size)
     if not 1 <= n <= len(images):
-        raise ValueError(f"n is {n}; the {split} split has {len(images)} photos")
+        raise ValueError(f"n is {n}; subset {subset!r} has {len(images)} photos")
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = [shuffled[labels[shuffled] == c].tolist() for c in range(len(CLASSES))]

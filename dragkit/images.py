@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import operator
 import os
-import uuid
 import warnings
 from collections.abc import Iterable
 from functools import lru_cache
@@ -19,6 +18,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
+
+from dragkit.cache import written_aside
 
 
 @lru_cache(maxsize=64)
@@ -221,13 +222,8 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> Path:
     validate_images(image[None] if isinstance(image, Tensor) else image, "image")
     pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     options = {"quality": 95, "subsampling": 0} if formats[path.suffix.lower()] == "JPEG" else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    with written_aside(path) as part:
         Image.fromarray(np.ascontiguousarray(pixels)).save(part, formats[path.suffix.lower()], **options)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -40,7 +40,7 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        if not git("ls-files", "record.py"):  # a virtual environment inside somebody else's repository
+        if not git("ls-files", Path(__file__).name):  # a virtual environment inside somebody else's repository
             return "unknown"
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):

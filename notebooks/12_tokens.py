@@ -45,10 +45,11 @@ import transformers
 
 from dragkit import cache, data, zoo
 from dragkit.adaptive.distances import Assignment, Gram, SlicedWasserstein, match, token_gram_distance
-from dragkit.adaptive.reorder import PositionNetwork, _checksum, fit_positions, reorder
+from dragkit.adaptive.reorder import PositionNetwork, fit_positions, reorder
 from dragkit.adaptive.replies import hear, reordered, undone, visible_tokens
 from dragkit.attacks.message import Message
 from dragkit.bounds import shuffle_bits, success_bound
+from dragkit.cache import weights_digest
 from dragkit.client import SplitClient
 from dragkit.config import DragConfig
 from dragkit.defenses import FeaturePermutation, Rotation, TokenDrop, TokenShuffle, defend, make
@@ -266,7 +267,7 @@ pages.source(PositionNetwork, reordered)
 # `python -m dragkit.adaptive.reorder`:
 
 # %%
-wanted = {"name": "position classifier", "client": zoo.CLIENT, "at": at, "weights": _checksum(client)}
+wanted = {"name": "position classifier", "client": zoo.CLIENT, "at": at, "weights": weights_digest(client.model)}
 cards = [json.loads(file.read_text()) for file in sorted((cache.cache_dir() / "probes").glob("*.json"))]
 cached = [card for card in cards if wanted.items() <= card.items()]
 learned = None

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from dragkit import cache, data, zoo
 from dragkit.adaptive.distances import match
-from dragkit.cache import publish
+from dragkit.cache import weights_digest, write_json, write_tensors
 from dragkit.client import SplitClient
 from dragkit.measures import intervals
 from dragkit.measures.embedding import ir_embedding
@@ -132,7 +132,7 @@ def fit_positions(
     spec = {
         "client": client,
         "at": at,
-        "weights": _checksum(cut),
+        "weights": weights_digest(cut.model),
         "n_train": n_train,
         "n_held_out": n_held_out,
         "steps": steps,
@@ -160,7 +160,7 @@ def _make(spec: dict[str, Any], client: SplitClient, file: Path) -> None:
     prefix = client.layout.prefix_tokens
     network = train(tokens[: spec["n_train"], prefix:], spec["steps"], spec["seed"], client.device)
     alone, together = accuracy(Positions(network, prefix, {}), tokens[spec["n_train"] :].float().to(client.device))
-    publish(file, {name: value.cpu() for name, value in network.state_dict().items()})
+    write_tensors(file, network.state_dict())
     options = [
         f"--{name.replace('_', '-')} {spec[name]}" for name in ("client", "at", "n_train", "n_held_out", "steps")
     ]
@@ -179,7 +179,7 @@ def _make(spec: dict[str, Any], client: SplitClient, file: Path) -> None:
         "packages": {name: version(name) for name in ("torch", "transformers", "scipy")},
         "sha256": zoo.file_sha256(file),
     }
-    file.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    write_json(file.with_suffix(".json"), card)
 
 
 def train(tokens: Tensor, steps: int, seed: int, device: torch.device | str = "cpu") -> PositionNetwork:
@@ -220,14 +220,6 @@ def accuracy(positions: Positions, tokens: Tensor) -> tuple[Tensor, Tensor]:
     truth = torch.arange(scores.shape[1], device=scores.device)
     alone, together = ((found == truth).float().mean(1).cpu() for found in (scores.argmax(-1), match(-scores)))
     return alone, together
-
-
-def _checksum(client: SplitClient) -> str:
-    """Of the client's weights."""
-    content = hashlib.sha256()
-    for name, value in sorted(client.model.state_dict().items()):
-        content.update(name.encode() + value.float().cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from dragkit.cache import write_tensors
 from dragkit.streams import NoiseSource
 
 
@@ -105,10 +104,6 @@ class Checkpoint:
         """Write aside, then rename: an interrupted save leaves the previous file whole."""
         if self._path is None or snapshot is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
-        tensors = {name: t.detach().cpu().contiguous() for name, t in snapshot.tensors.items()}
-        tensors["trace"] = torch.stack(snapshot.trace) if snapshot.trace else torch.zeros(0, 0)
-        save_file(tensors, partial, metadata=snapshot.info)
-        partial.replace(self._path)
+        trace = torch.stack(snapshot.trace) if snapshot.trace else torch.zeros(0, 0)
+        write_tensors(self._path, snapshot.tensors | {"trace": trace}, snapshot.info)
         self._last = time.monotonic()

@@ -10,7 +10,6 @@ A covariance of all 65 x 128 numbers would have 8,320 x 8,320 entries and would 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from abc import abstractmethod
@@ -22,7 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dragkit import cache, data
-from dragkit.cache import remember
+from dragkit.cache import remember, weights_digest
 from dragkit.client import Layout, SplitClient
 from dragkit.defenses.additive import spread, training_tokens
 from dragkit.defenses.base import Defence
@@ -104,7 +103,7 @@ def factors(client: SplitClient, n: int = PHOTOS, seed: int = 0) -> Factors:
     prefix = _prefix(client)
     spec = {
         "factors": VERSION,
-        "weights": _weights(client),
+        "weights": weights_digest(client.model),
         "client": [repr(client), *client.mean, *client.std],
         "photos": n,
         "seed": seed,
@@ -181,14 +180,6 @@ def _prefix(client: SplitClient) -> int:
     if client.layout.kind != "BND":
         raise ValueError(f"shaped noise needs an IR of tokens (B, N, D); this client has {client.layout}")
     return client.layout.prefix_tokens
-
-
-def _weights(client: SplitClient) -> str:
-    content = hashlib.sha256()
-    for name, tensor in client.model.state_dict().items():
-        content.update(f"{name} {tensor.dtype}".encode())
-        content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return content.hexdigest()
 
 
 # -- the defences -----------------------------------------------------------------------------------------------------

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dragkit import cache, zoo
-from dragkit.cache import publish
+from dragkit.cache import load_or_make
 from dragkit.client import SplitClient
 from dragkit.images import validate_images
 
@@ -40,9 +39,7 @@ class Embedding:
         content = hashlib.sha256(f"{self.name} {self.weights} {tuple(images.shape)} {images.dtype}".encode())
         content.update(images.detach().cpu().contiguous().numpy().tobytes())
         file = cache.cache_dir() / "features" / f"{content.hexdigest()[:24]}.safetensors"
-        if not file.exists():
-            publish(file, {"features": self._compute(images)})
-        return load_file(file)["features"]
+        return load_or_make(file, lambda: {"features": self._compute(images)})["features"]
 
     def _compute(self, images: Tensor) -> Tensor:
         return torch.cat([self.function(x).float().cpu() for x in images.split(self.batch)]).contiguous()

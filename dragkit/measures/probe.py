@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dragkit import cache, data, zoo
-from dragkit.cache import publish
+from dragkit.cache import write_json, write_tensors
 from dragkit.images import validate_images
 from dragkit.measures import intervals
 from dragkit.measures.embedding import Embedding, other_client, pooled_embedding
@@ -129,10 +129,10 @@ def _make_probe(spec: dict[str, Any], embedding: Embedding, file: Path) -> None:
     x, y, _ = data.pick("val", spec["n_val"], seed=spec["seed"])
     right = int((model.predict(_flat(embedding(x)).numpy()) == y.numpy()).sum())
     top1 = intervals.wilson_interval(right, len(y))
-    publish(file, {"weight": torch.tensor(model.coef_).float(), "bias": torch.tensor(model.intercept_).float()})
+    write_tensors(file, {"weight": torch.tensor(model.coef_).float(), "bias": torch.tensor(model.intercept_).float()})
     card = {
         "name": "linear probe",
-        "command": f"python -m dragkit.probe --n-train {spec['n_train']} --n-val {spec['n_val']} --seed {spec['seed']}",
+        "command": f"python -m dragkit.measures.probe --n-train {spec['n_train']} --n-val {spec['n_val']} --seed {spec['seed']}",
         "data": "Imagenette, training split; scored on the validation split",
         **spec,
         "penalty": chosen,
@@ -141,7 +141,7 @@ def _make_probe(spec: dict[str, Any], embedding: Embedding, file: Path) -> None:
         "packages": {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
         "sha256": zoo.file_sha256(file),
     }
-    file.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+    write_json(file.with_suffix(".json"), card)
 
 
 def _logistic(features: np.ndarray, labels: np.ndarray, penalty: float) -> Any:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dragkit import cache, data, zoo
-from dragkit.cache import publish, remember
+from dragkit.cache import load_or_make, remember, weights_digest
 from dragkit.client import SplitClient
 from dragkit.defenses import Defence, check_recipe, defend, defend_images, make
 from dragkit.defenses.stochastic import HiddenParts
@@ -110,18 +109,18 @@ def features(client: SplitClient, split: str = "val") -> Tensor:
         ValueError: an IR that half precision cannot hold.
     """
     photos = data.imagenette(split)[0]
-    content = hashlib.sha256(client.split.encode())
-    for tensor in (photos, *client.model.state_dict().values()):
-        content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    content = hashlib.sha256(f"{client.split} {weights_digest(client.model)}".encode())
+    content.update(photos.numpy().tobytes())
     file = cache.cache_dir() / "features" / f"ir-{content.hexdigest()[:24]}.safetensors"
-    if not file.exists():
+
+    def work() -> dict[str, Tensor]:
         with torch.no_grad(), torch.autocast(client.device.type, enabled=False):
-            parts = [client(x.to(client.device).float() / 255).half().cpu() for x in photos.split(128)]
-        h = torch.cat(parts)
+            h = torch.cat([client(x.to(client.device).float() / 255).half().cpu() for x in photos.split(128)])
         if not h.isfinite().all():
             raise ValueError(f"the IR of {client.name} at {client.split} is too large for half precision")
-        publish(file, {"h": h})
-    return load_file(file)["h"]
+        return {"h": h}
+
+    return load_or_make(file, work)["h"]
 
 
 # -- results that are computed once ------------------------------------------------------------------------------------

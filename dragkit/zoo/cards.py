@@ -12,6 +12,13 @@ from dragkit.cache import cache_dir
 
 FOLDER = Path(__file__).parent
 
+PRIOR = "imagenette64"
+PIXEL_PRIOR = "pixel64"
+CLIENT = "vit-imagenette64"
+WILD_CLIENT = "focus-vit-s14"
+CLIENTS = (CLIENT, WILD_CLIENT)
+GAN = "gan64"
+
 
 def names() -> list[str]:
     """Names of the models that are shipped, e.g. "imagenette64/vae"."""
@@ -80,3 +87,24 @@ def verify(name: str) -> Path:
 
 def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# -- names that say what a model was trained for -----------------------------------------------------------------------
+
+
+def inverse_name(client: str, at: str, defence: str = "") -> str:
+    """Name of the inverse network of a client cut at `at`, e.g. "inverse/vit-imagenette64/block-9".
+
+    `defence`: recipe of the defence it was trained against; "gaussian:0.5" adds "+gaussian-0.5".
+    """
+    return f"inverse/{client}/{at}{f'+{defence}' if defence else ''}".replace(":", "-")
+
+
+def server_name(client: str, at: str, defence: str) -> str:
+    """Name of the ViT whose server half was trained for a defence, e.g. "server/vit-imagenette64/block-6+gaussian-1.0"."""
+    return f"server/{client}/{at}+{defence}".replace(":", "-")
+
+
+def encoder_name(client: str, at: str) -> str:
+    """Name of the encoder of GLASS++ for a client cut at `at`, e.g. "gan64-encoder/vit-imagenette64/block-9"."""
+    return f"{GAN}-encoder/{client}/{at}".replace(":", "-")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from dragkit import zoo
-from dragkit.priors.diffusion import LatentPrior, PixelPrior
-from dragkit.priors.gan import StyleGenerator, WEncoder
-from dragkit.priors.inverse_network import InverseNetwork
+
+if TYPE_CHECKING:
+    from dragkit.priors.diffusion import LatentPrior, PixelPrior
+    from dragkit.priors.gan import StyleGenerator, WEncoder
+    from dragkit.priors.inverse_network import InverseNetwork
 
 
 @dataclass(frozen=True)

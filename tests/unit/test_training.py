@@ -1,6 +1,6 @@
 """The training loop resumes exactly, and the recipes do what they say."""
 
-import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,14 +45,14 @@ def test_training_learns_and_leaves_a_readable_folder(tmp_path):
     model = fit(task, CONFIG, tmp_path, show=False)
     assert task.evaluate(model)["error"] < before / 5
     assert {p.name for p in tmp_path.iterdir()} == {
-        "checkpoint",
+        "checkpoint.safetensors",
         "config.json",
         "log.csv",
         "evaluations.csv",
         "curve.png",
         "samples.png",
     }
-    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["step"] == 120
+    assert loop.saved_state(tmp_path)["step"] == 120
     assert not list(tmp_path.rglob("*.p*kl")) and not list(tmp_path.rglob("*.pt"))
 
 
@@ -65,10 +65,12 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_a_save_that_was_killed_half_way_is_recovered(tmp_path):
+def test_a_save_that_is_killed_half_way_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit(Line(stop_at=47), CONFIG, tmp_path, show=False)
-    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.123.partial")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), CONFIG, tmp_path, show=False)
     task = Line()
     assert loop._restore(tmp_path, task.model, torch.optim.swa_utils.AveragedModel(task.model), [])[0] == 47
 

@@ -19,7 +19,7 @@ from dragkit.cache import cache_dir
 from dragkit.data import imagenette
 from dragkit.provenance import provenance
 from dragkit.zoo import cards
-from draglab.training.loop import TrainConfig
+from draglab.training.loop import CHECKPOINT, TrainConfig, saved_state
 
 DATA = (
     "Imagenette, train split (9,469 photos of ten ImageNet classes), by fast.ai (repository: Apache-2.0); "
@@ -75,7 +75,7 @@ def check_recipe(folder: Path, recipe: Any) -> None:
     """`fit` goes on from a checkpoint whatever the recipe says, so a name belongs to one recipe."""
     file, given = folder / "recipe.json", asdict(recipe)
     known = json.loads(file.read_text()) if file.exists() else given
-    if not file.exists() and (folder / "checkpoint").exists():
+    if not file.exists() and (folder / CHECKPOINT).exists():
         raise ValueError(f"the run in {folder} does not say its recipe; choose another --name, or delete the folder")
     changed = ", ".join(
         f"{key} {known.get(key)!r} -> {value!r}" for key, value in given.items() if known.get(key) != value
@@ -109,7 +109,7 @@ def export_model(
     shutil.rmtree(out, ignore_errors=True)
     model.to(torch.float16).save_pretrained(out)
     model.to(torch.float32)
-    state = json.loads((folder / "checkpoint" / "state.json").read_text())
+    state = saved_state(folder)
     card = {
         "name": name,
         "class": type(model).__name__,

@@ -1,6 +1,6 @@
 """One training loop for every embedded model: resumable, deterministic, with an exponential moving average.
 
-A run is a folder: `checkpoint/` (everything that resuming needs, safetensors + JSON), `log.csv`, `evaluations.csv`,
+A run is a folder: `checkpoint.safetensors` (everything that resuming needs), `log.csv`, `evaluations.csv`,
 `curve.png`, `samples.png`.
 The batch and every random draw of step `s` depend on `(seed, s)` alone, so an interrupted run goes on exactly as if it had
 not been. The learning rate is warm-up, constant, linear decay ("WSD", https://arxiv.org/abs/2404.06395): a run can be
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 import time
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
@@ -20,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from dragkit.cache import write_tensors
 from dragkit.images import save_image
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -196,28 +198,29 @@ def _tensors(prefix: str, state: dict) -> dict[str, Tensor]:
 
 
 def _save(folder: Path, model, average, optimizers, step: int, spent: float, rows: list[dict]) -> None:
-    """Write the checkpoint aside and rename it: a killed process leaves the previous one whole."""
+    """Write the checkpoint; a process that is killed meanwhile leaves the previous one whole."""
     tensors = _tensors("model", model.state_dict()) | _tensors("average", average.state_dict())
     for i, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= _tensors(f"optimizer/{i}/{index}", {k: torch.as_tensor(v) for k, v in state.items()})
-    partial, final = folder / f"checkpoint.{os.getpid()}.partial", folder / "checkpoint"
-    partial.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, partial / "state.safetensors")
-    (partial / "state.json").write_text(json.dumps({"step": step, "seconds": spent, "log": rows}))
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
+    state = {"step": step, "seconds": spent, "log": rows}
+    write_tensors(folder / CHECKPOINT, tensors, {name: json.dumps(value) for name, value in state.items()})
+
+
+def saved_state(folder: Path) -> dict[str, Any]:
+    """`step`, `seconds` and `log` (a row per 100 steps) of the checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint yet.
+    """
+    with safe_open(folder / CHECKPOINT, "pt") as file:
+        return {name: json.loads(value) for name, value in file.metadata().items()}
 
 
 def _restore(folder: Path, model, average, optimizers) -> tuple[int, float, list[dict]]:
-    final = folder / "checkpoint"
-    partials = sorted(folder.glob("checkpoint.*.partial"))
-    if not final.exists() and partials and (partials[-1] / "state.json").exists():
-        partials[-1].rename(final)  # killed between removing the old checkpoint and renaming the new one
-    if not final.exists():
+    if not (folder / CHECKPOINT).exists():
         return 0, 0.0, []
-    tensors, state = load_file(final / "state.safetensors"), json.loads((final / "state.json").read_text())
+    tensors, state = load_file(folder / CHECKPOINT), saved_state(folder)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(prefix + "/")}
