@@ -9,6 +9,12 @@ PYTEST := $(BIN)/python -m pytest
 CODE := dragkit book/draglab tests notebooks book/build.py book/_ext
 STAGES := lint unit notebooks figures book site
 
+# Photos that lie in the checkout or beside it are found; otherwise DRAGKIT_DATA says where, or `python -m dragkit.data` fetches them.
+PHOTOS := $(firstword $(wildcard data/imagenette2-160 ../shared/data/imagenette2-160))
+ifneq ($(PHOTOS),)
+export DRAGKIT_DATA ?= $(abspath $(dir $(PHOTOS)))
+endif
+
 .PHONY: help install book test run pair goldens format clean $(STAGES)
 
 help:  ## this list

@@ -46,7 +46,7 @@ INPUTS = (
     "book/draglab/**/*.py",
     "dragkit/zoo/**/*.safetensors",
     "dragkit/zoo/**/*.json",
-    "book/results/**/*",
+    "book/results/**/*.json",
     "constraints.txt",
     "notebooks/run.py",
 )

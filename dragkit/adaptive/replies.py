@@ -47,7 +47,7 @@ PROBE = 73_331  # seed of the noise on which defences are tried; with the seed t
 class Heard:
     """What an attack is given: IR `(B, *client.h_shape)`, which tokens of it arrived, the distance to minimise.
 
-    `client`: to attack in the place of the phone's, where the attacker has made himself a better one.
+    `client`: to attack in the place of the phone's, where the attacker has made a better one.
     """
 
     h: Tensor
@@ -300,7 +300,7 @@ def check_reply(name: str) -> None:
 def hear(
     name: str, messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge
 ) -> tuple[Heard, ThreatModel]:
-    """What an attacker with this reply gives to an attack, and what he is declared to have.
+    """What an attacker with this reply gives to an attack, and what they are declared to have.
 
     Args:
         name: of a reply; "" for an attacker who does not know of the defence, and takes the first message for an IR.

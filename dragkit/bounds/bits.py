@@ -1,4 +1,4 @@
-"""Bit budgets: a message of few bits cannot help any attacker much, whatever he knows and whatever counts as success.
+"""Bit budgets: a message of few bits cannot help any attacker much, whatever they know and whatever counts as success.
 
 Maximal leakage (Issa, Wagner, Kamath, https://arxiv.org/abs/1807.07878) is L = log2 of the integral of sup_x p(z | x) over z. If
 success without the message has probability kappa at best, then with the message it has at most kappa 2^L, for every prior, attacker

@@ -17,7 +17,7 @@ from dragkit import data, zoo
 from dragkit.client import SplitClient
 from dragkit.measures import intervals, metrics
 
-READABLE = 0.6  # MS-SSIM from which an IR is said to determine its photo (shared plan, first measurements)
+READABLE = 0.6  # MS-SSIM from which an IR is said to determine its photo
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def test_work_is_done_once_and_survives_another_process(tmp_path):
     assert len(calls) == 1
     cache.remember(tmp_path, {"a": 2}, work)
     assert len(calls) == 2
-    assert not list(tmp_path.rglob(".partial-*"))
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_failed_job_publishes_nothing(tmp_path):

@@ -12,6 +12,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from dragkit.cache import write_json
 from dragkit.provenance import provenance
 
 
@@ -65,15 +68,33 @@ def write(
 ) -> Path:
     """Add or replace claims, and write a measurement's data beside them. Returns the data file.
 
+    Several processes may do so at the same time: one after another, each on top of what the others wrote.
+
     Args:
         name: of the measurement. command: that repeats it. seeds: used. rows: JSON data, e.g. values per photo of every method.
+
+    Raises:
+        ValueError: the claims that are there cannot be read; they are left alone.
     """
     folder = folder or writable_folder()
     origin = {"command": command, "date": date.today().isoformat(), "seeds": seeds, **provenance()}
-    path = folder / "claims.json"
-    known = {c["id"]: c for c in json.loads(path.read_text())} if path.exists() else {}
-    known |= {c.id: {**asdict(c), "provenance": origin} for c in claims}
-    path.write_text(json.dumps([known[k] for k in sorted(known)], indent=1) + "\n")
-    out = folder / f"{name}.json"
-    out.write_text(json.dumps({"provenance": origin, **rows}, indent=1) + "\n")
+    new = {c.id: {**asdict(c), "provenance": origin} for c in claims}
+    path, out = folder / "claims.json", folder / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".claims.lock"):
+        known = _known(path) | new
+        write_json(out, {"provenance": origin, **rows})
+        write_json(path, [known[k] for k in sorted(known)])
     return out
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """The claims of a file by their ids; none where there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        return {claim["id"]: claim for claim in json.loads(path.read_text())}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); restore it, for example with git checkout, or move it away"
+        ) from error

@@ -1,4 +1,4 @@
-"""The seed experiments (paper notes, "first 3 experiments") and the quality of the embedded models, as measurements.
+"""The first experiments of the book: does the attack work at all, does self-recurrence help, what becomes of it in deep layers?
 
 Each function runs its cases (resumably), compares methods on the same photos, and writes claims and per-photo data. Settings were
 chosen on training photos; what is reported is measured on validation photos.
