@@ -1,9 +1,9 @@
 """Chance inside the client: parts of its blocks that are left out at random, anew for every message.
 
 These defences act in the client, not on what it has computed, so they have `encode(client, images, streams)` where the others have
-`defence(h, generator)`. The server is not told which parts were missing, and neither is the attacker. They can compare with the mean
-over many random instances (`ExpectedClient`, EoT, arXiv 1707.07397). What is hidden is one bit per part: 12 for six blocks of two
-branches, few enough to try them all.
+`defence(h, generator)`. The server is not told which parts were missing, and neither is the attacker. They can compare with the
+mean over many random instances (`ExpectedClient`, EoT, arXiv 1707.07397). What is hidden is one bit per part: 12 for six blocks
+of two branches, few enough to try them all.
 """
 
 from __future__ import annotations

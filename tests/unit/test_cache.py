@@ -69,7 +69,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
         lambda: cache.remember(tmp_path / "store", {"a": 1}, lambda: {"x": torch.ones(1)}),
         lambda: cache.write_tensors(tmp_path / "file.safetensors", {"x": torch.ones(1)}),
     ):
-        with pytest.raises(OSError, match="no space is left for .*DRAGKIT_CACHE") as caught:
+        with pytest.raises(OSError, match=r"no space is left for .*DRAGKIT_CACHE") as caught:
             write()
         assert caught.value.errno == errno.ENOSPC
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -78,9 +78,14 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
 def test_an_interrupted_write_keeps_the_previous_file(tmp_path):
     file = tmp_path / "figures.json"
     cache.write_json(file, [1])
-    with pytest.raises(KeyboardInterrupt), cache.written_aside(file) as partial:
-        partial.write_text("[1, 2")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with cache.written_aside(file) as partial:
+            partial.write_text("[1, 2")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert json.loads(file.read_text()) == [1] and list(tmp_path.iterdir()) == [file]
 
 

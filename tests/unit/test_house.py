@@ -99,18 +99,10 @@ def test_drag_is_read_at_one_sitting():
     assert sum(lines.values()) <= 800, lines
 
 
-def docstrings(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield ast.get_docstring(node) or ""
-
-
-def test_no_docstring_refers_to_papers_that_are_not_here():
+def test_nothing_refers_to_papers_that_are_not_here():
     for path in MODULES.values():
-        for text in docstrings(path):
-            assert not re.search(r"paper.notes|shared plan|\.\./shared|reviews?/|internal (paper|note)", text, re.I), (
-                path
-            )
+        found = re.search(r"paper.notes|shared plan|shared/|\breviews?/|\bissue \d", path.read_text(), re.I)
+        assert not found, f"{path}: {found}"
 
 
 NAMES = r"He et al\.|He, |Kaiming He"
