@@ -43,8 +43,16 @@ def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, monkeypatch)
     assert str(tmp_path) in str(error.value) and "python -m dragkit.data" in str(error.value)
 
 
+def test_without_a_folder_named_the_cache_is_the_only_place(tiny_imagenette, monkeypatch, tmp_path):
+    monkeypatch.delenv("DRAGKIT_DATA")
+    with pytest.raises(FileNotFoundError, match="python -m dragkit.data"):
+        data.find_data()
+    monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))  # the photos lie in tmp_path / "data"
+    assert data.find_data() == tiny_imagenette
+
+
 @pytest.mark.parametrize(("arguments", "message"), [(("test",), "'train' or 'val'"), (("val", 4), "between 8 and 160")])
-def test_wrong_split_and_size(arguments, message):
+def test_wrong_subset_and_size(arguments, message):
     with pytest.raises(ValueError, match=message):
         data.imagenette(*arguments)
 
