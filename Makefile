@@ -24,6 +24,7 @@ install: $(READY)  ## create .venv with the tested versions (every other target 
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
+	@echo "installing into .venv: minutes, and several GB"
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[book,test,wild,train]" -c constraints.txt
 	@touch $@
 

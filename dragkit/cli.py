@@ -188,7 +188,7 @@ def _check_defended(defence: str, adaptive: str, queries: int) -> None:
 def _heard(
     h: Tensor, split: SplitClient, client: str, prior: str, defence: str, adaptive: str, queries: int, seed: int
 ) -> tuple[Heard, ThreatModel]:
-    """What the attacker works with, and what he is declared to have; prints what the defence does to the server's answer."""
+    """What the attacker works with, and what they are declared to have; prints what the defence does to the server's answer."""
     from dragkit.adaptive.replies import Heard, hear
     from dragkit.attacks.threat import ATTACKER
     from dragkit.defenses import defend, make

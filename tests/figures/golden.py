@@ -3,7 +3,7 @@
     python tests/figures/golden.py          # accept the last run (`make goldens` runs the notebooks first); prints what changes
 
 `goldens/NN_name.json` holds numbers with their tolerances, `goldens/NN_name/<key>.npz` the pixels. Both come from
-`dragkit.record`. Pictures are compared as arrays, by structural similarity, and never as rendered axes.
+`draglab.pages.record`. Pictures are compared as arrays, by structural similarity, and never as rendered axes.
 """
 
 from __future__ import annotations

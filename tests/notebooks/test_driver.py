@@ -17,7 +17,7 @@ seed = 0
 
 # %%
 import os
-from dragkit.record import record
+from draglab.pages.record import record
 record("seed", seed)
 print(budget, seed, os.environ["DRAGKIT_STATIC"], os.listdir())
 """

@@ -1,4 +1,4 @@
-"""What `dragkit.record` writes, what it refuses, and that it is silent outside a run."""
+"""What `draglab.pages.record` writes, what it refuses, and that it is silent outside a run."""
 
 import json
 

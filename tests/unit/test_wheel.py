@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = {"dragkit": ROOT / "dragkit", "draglab": ROOT / "book" / "draglab", "draglab/results": ROOT / "book" / "results"}
+FOLDERS = {
+    "dragkit": ROOT / "dragkit",
+    "draglab": ROOT / "book" / "draglab",
+    "draglab/results": ROOT / "book" / "results",
+}
 
 
 def files(folder: Path, *patterns: str) -> set[str]:
@@ -43,7 +47,12 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 def run(target: Path, folder: Path, *command: str) -> str:
     """Output of Python with `command` in `folder`; nothing of ours is on its path but `target`."""
-    environment = {**os.environ, "PYTHONPATH": str(target), "PYTHONSAFEPATH": "1", "DRAGKIT_CACHE": str(folder / "cache")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(target),
+        "PYTHONSAFEPATH": "1",
+        "DRAGKIT_CACHE": str(folder / "cache"),
+    }
     environment["DRAGKIT_DATA"] = str(folder / "no photos")
     done = subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
