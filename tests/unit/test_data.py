@@ -45,7 +45,7 @@ def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, monkeypatch)
 
 def test_without_a_folder_named_the_cache_is_the_only_place(tiny_imagenette, monkeypatch, tmp_path):
     monkeypatch.delenv("DRAGKIT_DATA")
-    with pytest.raises(FileNotFoundError, match="python -m dragkit.data"):
+    with pytest.raises(FileNotFoundError, match=r"python -m dragkit\.data"):
         data.find_data()
     monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))  # the photos lie in tmp_path / "data"
     assert data.find_data() == tiny_imagenette
