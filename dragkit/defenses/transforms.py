@@ -79,7 +79,7 @@ class Rotation(SecretBasis):
     q: Tensor = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         key = _key("rotate", value)
         if client.layout.kind != "BND":
             raise ValueError(
@@ -113,7 +113,7 @@ class FeaturePermutation(SecretBasis):
     order: Tensor = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         key = _key("permute", value)
         generator = torch.Generator().manual_seed(key)
         return cls(client.layout, key, torch.randperm(feature_count(client), generator=generator))
