@@ -96,7 +96,7 @@ def fit_probe(
 
     Args:
         embedding: images to features; a network that is not the victim.
-        photos, labels: to fit on, `(n, 3, H, W)` in [0, 1] and integers `(n,)`; at least 50, and five of each class.
+        photos, labels: to fit on, `(n, 3, H, W)` in [0, 1] and classes 0, 1, ... `(n,)`; at least 50.
         test_photos, test_labels: to score on, of the same kind.
         penalties: values of scikit-learn's C (the inverse penalty) to choose from.
 
@@ -109,11 +109,13 @@ def fit_probe(
     if not penalties:
         raise ValueError("penalties is empty; at least one is needed")
     features, y = _flat(embedding(photos)).numpy(), labels.cpu().numpy()
-    held_out = _every_fifth(y)
-    if set(y[~held_out]) != set(y) or not held_out.any():
+    held_out, classes = _every_fifth(y), np.unique(y)
+    if not np.array_equal(classes, np.arange(len(classes))) or len(classes) < 2:
         raise ValueError(
-            "labels has a class of a single photo, or none of five; the penalty is chosen on every fifth photo"
+            f"labels holds {classes.tolist()[:12]}; it must be classes 0, 1, ... without a gap, two or more"
         )
+    if not held_out.any():
+        raise ValueError("labels has no class with five photos; the penalty is chosen on every fifth photo of a class")
     scores = {
         c: float(_logistic(features[~held_out], y[~held_out], c).score(features[held_out], y[held_out]))
         for c in penalties
@@ -131,7 +133,10 @@ def fit_probe(
         "measured": {"top1": {"value": top1.mean, "ci": [top1.low, top1.high], "n": len(test_labels)}},
         "packages": {name: version(name) for name in ("torch", "scikit-learn")},
     }
-    return Probe(embedding, torch.tensor(model.coef_).float(), torch.tensor(model.intercept_).float(), card)
+    weight, bias = torch.tensor(model.coef_).float(), torch.tensor(model.intercept_).float()
+    if len(weight) == 1:  # of two classes scikit-learn scores the second against the first
+        weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
+    return Probe(embedding, weight, bias, card)
 
 
 def _check_labelled(name: str, photos: Tensor, labels: Tensor, least: int) -> None:

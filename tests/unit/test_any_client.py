@@ -200,8 +200,9 @@ def test_a_probe_of_own_photos(vit, photos):
     ):
         with pytest.raises(ValueError, match=message):
             fit_probe(look, *wrong, pictures[60:], dark[60:])
-    with pytest.raises(ValueError, match="a class of a single photo"):
-        fit_probe(look, pictures[:50], torch.arange(50), pictures[60:], dark[60:])
+    for labels, message in ((torch.arange(50), "no class with five"), (2 * dark[:50], "without a gap")):
+        with pytest.raises(ValueError, match=message):
+            fit_probe(look, pictures[:50], labels, pictures[60:], dark[60:])
 
 
 def test_a_readout_of_own_photos(vit, photos):
