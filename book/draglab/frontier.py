@@ -229,7 +229,7 @@ def affordable(points: Iterable[Point], plain: Point, budget: float) -> list[Poi
 
 
 def flattery(naive: Point, worst: Point, metric: str = "st_lpips") -> Interval:
-    """How much more the strongest attacker gets than the unaware one, photo by photo: positive when he gets more.
+    """How much more the strongest attacker gets than the unaware one, photo by photo: positive when they get more.
 
     Raises:
         ValueError: attacks on different defences, or on different numbers of photos.

@@ -1,4 +1,4 @@
-"""What no attacker can exceed, whatever he tries: error bounds from galleries of photos, success bounds from bits.
+"""What no attacker can exceed, whatever they try: error bounds from galleries of photos, success bounds from bits.
 
 `gallery` and `bits` hold for every attacker. `fisher` holds for unbiased attackers only and is a diagnostic; `entropy_cap_psnr`
 shows why bounds that go through the entropy of photos say little.

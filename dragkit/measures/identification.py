@@ -8,7 +8,7 @@ not the victim. Like every measurement, all of this sees the photo and none of i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ NEAR_DUPLICATE = 0.15
 Chosen on training photos: a tenth more brightness, a blur of one pixel and a crop of one pixel a side moved at least nine in ten
 of 60 photos by less than this, and no two of 1,500 different photos were as close.
 """
+
+FeatureMetric = Literal["cosine", "euclidean"]
 
 _TIE = 1e-9  # distances are float64: equal features differ by rounding only
 
@@ -137,7 +139,7 @@ class RetrievalResult(NamedTuple):
     chance_mrr: float
 
 
-def pairwise_distance(a: Tensor, b: Tensor, metric: str = "cosine") -> Tensor:
+def pairwise_distance(a: Tensor, b: Tensor, metric: FeatureMetric = "cosine") -> Tensor:
     """Distances `(A, B)` in float64 between features `(A, D)` or `(A, N, D)` and features of the same kind.
 
     Args:
@@ -164,7 +166,7 @@ def pairwise_distance(a: Tensor, b: Tensor, metric: str = "cosine") -> Tensor:
     return 1 - x @ y.T / tokens
 
 
-def retrieval_ranks(queries: Tensor, gallery: Tensor, truth: Tensor, metric: str = "cosine") -> Tensor:
+def retrieval_ranks(queries: Tensor, gallery: Tensor, truth: Tensor, metric: FeatureMetric = "cosine") -> Tensor:
     """Rank `(B,)` of the truth among the whole gallery, 1 for the nearest; photos as near as the truth count before it.
 
     Args:
@@ -181,7 +183,7 @@ def retrieval_ranks(queries: Tensor, gallery: Tensor, truth: Tensor, metric: str
 
 
 def same_class_ranks(
-    queries: Tensor, gallery: Tensor, truth: Tensor, labels: Tensor, metric: str = "cosine"
+    queries: Tensor, gallery: Tensor, truth: Tensor, labels: Tensor, metric: FeatureMetric = "cosine"
 ) -> tuple[Tensor, Tensor]:
     """Rank of the truth among gallery photos of its own class only: what leaks of the photo beyond its class.
 
@@ -272,7 +274,8 @@ def leakage_gain(
     Args:
         scores, prior_only_scores: `(B,)` of the same photos in the same order.
         metric: what they are, a key of `DIRECTION`; its sign is turned so that a positive gain means leakage.
-        level: confidence. seed: of the bootstrap.
+        level: confidence, in (0, 1).
+        seed: of the bootstrap.
 
     Raises:
         ValueError: unknown metric, or scores that `metrics.paired_difference` refuses.

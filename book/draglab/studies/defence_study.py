@@ -132,7 +132,7 @@ def above_half(rows: Rows, label: str, metric: str = "ms_ssim") -> intervals.Int
 
 
 def insufficient(id_: str, defence: str, rows: Rows, label: str, *, source: str, notebook: str) -> Claim:
-    """The claim that a defence leaves an attacker who knows it more than half of what he had."""
+    """The claim that a defence leaves an attacker who knows it more than half of what they had."""
     found = above_half(rows, label)
     statement = (
         f"{defence} is not enough: the strongest attacker tried ({label}) keeps more than half of the MS-SSIM that DRAG gains over "

@@ -188,7 +188,7 @@ def _interval(values: Tensor) -> dict[str, Any]:
 def bits(n: int = 3925, thresholds: tuple[float, ...] = THRESHOLDS, folder: Path | None = None) -> Path:
     """Messages of a few principal components of CLS, as codes or in a box with noise: what they allow, and what an attacker gets.
 
-    The attacker holds the training photos. From each message he works out which of many guesses is most often a success.
+    The attacker holds the training photos. From each message they work out which of many guesses is most often a success.
 
     Args:
         n: validation photos that are attacked. thresholds: mean squared errors that count as success.
