@@ -15,7 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dragkit.adaptive.replies import Heard
+    from dragkit.attacks.message import Message
     from dragkit.attacks.threat import ThreatModel
     from dragkit.client import SplitClient
 
@@ -84,7 +84,6 @@ def reconstruct(
 
     from dragkit import zoo
     from dragkit.attacks.drag import DragState, drag
-    from dragkit.attacks.message import Message
     from dragkit.config import DragConfig
     from dragkit.images import grid, load_image, save_image
     from dragkit.measures import metrics
@@ -99,10 +98,9 @@ def reconstruct(
     )
     x = load_image(photo, known.image_size)[None].to(device)
     with torch.no_grad():
-        h = split(x)
         ceiling = known.decode(known.encode(x)).clamp(0, 1)
     console.print(split, highlight=False)
-    heard, threat = _heard(h, split, client, prior, defence, adaptive, queries, seed)
+    message, threat = _message(x, split, defence, adaptive, queries, seed)
     small = {Budget.ci: 80, Budget.fast: 400} if prior == zoo.PRIOR else {}
     config = DragConfig.small(small[budget]) if budget in small else getattr(DragConfig, budget.value)()
     with Progress(console=console, transient=True) as progress:
@@ -112,7 +110,7 @@ def reconstruct(
             progress.update(bar, completed=state.iteration)
 
         found = drag(
-            Message(heard.h, heard.client or split, heard.mask, heard.distance),
+            message,
             known,
             config,
             threat=threat,
@@ -172,12 +170,12 @@ def _client(name: str, layer: str, device: str = "cpu") -> SplitClient:
 
 
 def _check_defended(defence: str, adaptive: str, queries: int) -> None:
-    """Refuse what `_heard` could not do, before anything is loaded."""
+    """Refuse what `_message` could not do, before anything is loaded."""
     from dragkit.adaptive.replies import check_reply
-    from dragkit.defenses import check_recipe
+    from dragkit.defenses import parse_spec
 
     if defence:
-        check_recipe(defence)
+        parse_spec(defence)
     elif adaptive or queries != 1:
         raise ValueError(f"--adaptive is {adaptive!r} and --queries {queries}, but there is no --defence to reply to")
     if queries < 1:
@@ -185,24 +183,27 @@ def _check_defended(defence: str, adaptive: str, queries: int) -> None:
     check_reply(adaptive)
 
 
-def _heard(
-    h: Tensor, split: SplitClient, client: str, prior: str, defence: str, adaptive: str, queries: int, seed: int
-) -> tuple[Heard, ThreatModel]:
+def _message(
+    photo: Tensor, client: SplitClient, defence: str, adaptive: str, queries: int, seed: int
+) -> tuple[Message, ThreatModel]:
     """What the attacker works with, and what they are declared to have; prints what the defence does to the server's answer."""
-    from dragkit.adaptive.replies import Heard, hear
-    from dragkit.attacks.threat import ATTACKER
-    from dragkit.defenses import defend, make
-    from dragkit.measures import utility
-    from dragkit.zoo.knowledge import Knowledge
+    import torch
 
-    if not defence:
-        return Heard(h), ATTACKER
-    made = make(defence, split)
-    messages = defend(made, h, seed, queries)
-    console.print(f"defence {defence}: the server is told {made.server_knows}", highlight=False)
-    console.print(utility.consequence(split, h, made.receive(messages[0])), highlight=False, soft_wrap=True)
-    known = Knowledge(client, split.split, prior, str(h.device), defence if adaptive else "")
-    return hear(adaptive, messages, made, split, known)
+    from dragkit.adaptive.replies import hear
+    from dragkit.attacks.message import Message
+    from dragkit.attacks.threat import ATTACKER
+    from dragkit.defenses import defend_images, make
+    from dragkit.measures import utility
+
+    with torch.no_grad():
+        h = client(photo)
+        if not defence:
+            return Message(h, client), ATTACKER
+        acting = make(defence, client)
+        messages = defend_images(acting, client, photo, seed, queries)
+    console.print(f"defence {defence}: the server is told {acting.server_knows}", highlight=False)
+    console.print(utility.consequence(client, h, acting.receive(messages[0])), highlight=False, soft_wrap=True)
+    return hear(adaptive, messages, acting, client)
 
 
 if __name__ == "__main__":

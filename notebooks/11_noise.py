@@ -46,8 +46,9 @@ from dragkit.adaptive.replies import averaged, hear, most_likely, visible_number
 from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.defenses import Dropout, GaussianNoise, LaplaceNoise, defend
-from dragkit.defenses.additive import AdditiveNoise, fill, mean_token, spread, training_tokens
+from dragkit.defenses.additive import AdditiveNoise, fill
 from dragkit.defenses.base import Defence
+from dragkit.defenses.public import mean_token, public_tokens, spread
 from dragkit.distance import cosine_distance
 from dragkit.measures import intervals, metrics, utility
 from dragkit.zoo.knowledge import Knowledge
@@ -99,7 +100,7 @@ pages.source(spread, AdditiveNoise.__call__, GaussianNoise.draw, LaplaceNoise.dr
 
 # %%
 try:
-    public = training_tokens(client)
+    public = public_tokens(client)
     print(f"Measured on {len(public)} training photos.")
 except FileNotFoundError:
     with torch.no_grad():
@@ -333,14 +334,14 @@ attackers = {
     "noise, 16 averaged": (noisy, "average", 16),
     "dropout, masked": (dropout, "visible", 1),
 }
-runs, similarity, heard_from = {}, {}, {}
+runs, similarity, received = {}, {}, {}
 for label, (defence, reply, k) in attackers.items():
     if defence is None:
         runs[label] = METHODS["drag"].run(Message(h, client), known, Setting(config, seed))
         continue
-    heard, threat = hear(reply, defend(defence, h, secret, k), defence, client, known)
-    heard_from[label] = heard
-    runs[label] = METHODS["drag"].run(Message(heard.h, client, heard.mask, distance=heard.distance), known, Setting(config, seed, threat=threat))
+    message, threat = hear(reply, defend(defence, h, secret, k), defence, client)
+    received[label] = message
+    runs[label] = METHODS["drag"].run(message, known, Setting(config, seed, threat=threat))
 for label, run in runs.items():
     similarity[label] = metrics.ms_ssim(run.images, photos)
     key = label.replace(", ", "_").replace(" ", "_")
@@ -365,7 +366,7 @@ print(
 )
 print(f"Likelihood in the place of the angle, for one message: {gain:+.2f}.")
 found = float(runs["noise, unaware"].distance.mean())
-truth = float(cosine_distance(client.tokens(h), client.tokens(heard_from["noise, unaware"].h)).mean())
+truth = float(cosine_distance(client.tokens(h), client.tokens(received["noise, unaware"].h)).mean())
 print(f"IR distance to the noisy message: {found:.3f} for what was found, {truth:.3f} for the photo itself.")
 if abs(found - truth) < 0.01:
     print(

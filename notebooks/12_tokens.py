@@ -53,7 +53,7 @@ from dragkit.cache import weights_digest
 from dragkit.client import SplitClient
 from dragkit.config import DragConfig
 from dragkit.defenses import FeaturePermutation, Rotation, TokenDrop, TokenShuffle, defend, make
-from dragkit.defenses.additive import training_tokens
+from dragkit.defenses.public import public_tokens
 from dragkit.defenses.tokens import _orderless
 from dragkit.defenses.transforms import (
     first_weights,
@@ -228,7 +228,7 @@ pages.source(reorder)
 
 # %%
 try:
-    public, told = training_tokens(client).float().to(device), "32 validation photos"
+    public, told = public_tokens(client).float().to(device), "32 validation photos"
     with torch.no_grad():
         tested = client(data.pick("val", 32, seed=seed)[0].to(device))
 except FileNotFoundError:
@@ -274,7 +274,7 @@ learned = None
 if cached:
     card = max(cached, key=lambda one: one["steps"])
     choices = {name: card[name] for name in ("n_train", "n_held_out", "steps", "seed")}
-    positions = fit_positions(card["client"], card["at"], device=device, **choices)  # reads the file
+    positions = fit_positions(client, **choices)  # reads the file
     for what, measured in positions.card["measured"].items():
         low, high = measured["ci"]
         print(f"{what}: {measured['value']:.1%} [{low:.1%}, {high:.1%}], {measured['n']} held-out training photos.")
@@ -553,8 +553,8 @@ for label, (defence, reply) in attackers.items():
     if defence is None:
         runs[label] = METHODS["drag"].run(Message(h, client), known, Setting(config, seed))
     else:
-        heard, threat = hear(reply, defend(defence, h, secret), defence, client, known)
-        runs[label] = METHODS["drag"].run(Message(heard.h, client, heard.mask, distance=heard.distance), known, Setting(config, seed, threat=threat))
+        message, threat = hear(reply, defend(defence, h, secret), defence, client)
+        runs[label] = METHODS["drag"].run(message, known, Setting(config, seed, threat=threat))
     similarity[label] = metrics.ms_ssim(runs[label].images, photos)
     name = label.replace(", ", "_").replace(" ", "_")
     record(f"ms_ssim_{name}", similarity[label], atol=0.2)

@@ -48,7 +48,6 @@ from dragkit.config import DragConfig
 from dragkit.defenses.disco import Mask, Pruner, PrunerShape, channel_mask, load_pruner
 from dragkit.distance import cosine_distance
 from dragkit.measures import metrics
-from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
@@ -290,9 +289,8 @@ for label, (recipe, reply) in plan.items():
         defence = defenses.make(recipe, client)
         with torch.no_grad():
             received = defenses.defend(defence, h, seed)
-        heard, threat = hear(reply, received, defence, client, Knowledge(SHIPPED, at, zoo.PRIOR, device, recipe))
-        given = {"mask": heard.mask, "distance": heard.distance, "threat": threat}
-        runs[label] = drag(Message(heard.h, client), prior, config, seeds=seed, **given)
+        message, threat = hear(reply, received, defence, client)
+        runs[label] = drag(message, prior, config, seeds=seed, threat=threat)
     else:
         runs[label] = drag(Message(h, client), prior, config, seeds=seed)
     similarity[label] = metrics.ms_ssim(runs[label].images, photos)

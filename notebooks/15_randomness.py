@@ -58,11 +58,11 @@ from dragkit.defenses import (
     defend_images,
     shaped,
 )
-from dragkit.defenses.additive import spread
+from dragkit.defenses.public import spread
 from dragkit.defenses.stochastic import ExpectedClient, HiddenParts
-from dragkit.measures import intervals, utility
+from dragkit.measures import intervals
 from dragkit.zoo.knowledge import Knowledge
-from draglab import tables
+from draglab import accuracy, tables
 from draglab.methods import METHODS, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
@@ -211,8 +211,8 @@ record("best_rival_over_closed_form", float(others.min()) / least, atol=0.5)
 scale = 1.0
 shapes = {
     "isotropic": factors.isotropic(scale),
-    "PAC": factors.as_dear_as(scale, PacNoise.shape(factors)),
-    "shaped": factors.as_dear_as(scale, ShapedNoise.shape(factors)),
+    "PAC": factors.at_equal_cost(scale, PacNoise.shape(factors)),
+    "shaped": factors.at_equal_cost(scale, ShapedNoise.shape(factors)),
 }
 plain = factors.leak(shapes["isotropic"])
 for name, covariance in shapes.items():
@@ -297,7 +297,7 @@ print(f"Noises of equal predicted cost differ by up to a factor of {apart:.1f} i
 # the other half, and none of the attacked photos takes part in the choice.
 
 # %%
-pages.source(utility.calibrate, utility.last_above)
+pages.source(accuracy.calibrate, accuracy.last_above)
 
 # %% [markdown]
 # ## The attacker replies
@@ -341,8 +341,8 @@ config = DragConfig(num_steps=turns, recurrence=1, guidance_rate=0.5) if budget 
 
 def attack(kind, queries):
     """DRAG by an attacker who knows the noise and hears so many messages per photo."""
-    heard, threat = hear("likelihood", messages[kind][:queries], noise(kind, scale), client, known)
-    return METHODS["drag"].run(Message(heard.h, client, distance=heard.distance), known, Setting(config, seed, threat=threat))
+    message, threat = hear("likelihood", messages[kind][:queries], noise(kind, scale), client)
+    return METHODS["drag"].run(message, known, Setting(config, seed, threat=threat))
 
 
 runs = {"no noise": METHODS["drag"].run(Message(h, client), known, Setting(config, seed, threat=ATTACKER))}

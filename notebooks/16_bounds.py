@@ -57,7 +57,7 @@ from dragkit.bounds import (
 )
 from dragkit.bounds.baseline import baseline_success
 from dragkit.bounds.gallery import galleries
-from dragkit.defenses.additive import spread
+from dragkit.defenses.public import spread
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.training.augment import random_crop

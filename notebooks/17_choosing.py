@@ -41,7 +41,6 @@ import torch
 from dragkit import data, zoo
 from dragkit.adaptive.replies import REPLIES, hear
 from dragkit.attacks.drag import drag
-from dragkit.attacks.message import Message
 from dragkit.attacks.threat import ThreatModel
 from dragkit.config import DragConfig
 from dragkit.defenses import Defence, defend, make
@@ -64,7 +63,7 @@ with torch.no_grad():
 # %% [markdown]
 # ## Five questions
 #
-# 1. **Who attacks, and what does he hold?** The client's weights, the server's, public photos, the defence, the key?
+# 1. **Who attacks, and what do they hold?** The client's weights, the server's, public photos, the defence, the key?
 # 2. **How much accuracy can you spare?** Defences are compared at a price, never at a "strength".
 # 3. **Who is the strongest attacker that was tried?** A defence has the score of that one, not of the average one.
 # 4. **How often is the same photo sent?** Noise that is drawn anew can be averaged away.
@@ -97,9 +96,8 @@ print(utility.consequence(client, h, defence.receive(messages[0])))
 attackers = {"": "does not know", "token gram": "knows", "undo": "holds server"}
 runs = {}
 for reply, label in attackers.items():
-    heard, threat = hear(reply, messages, defence, client, known)
-    victim = heard.client or client
-    runs[label] = drag(Message(heard.h, victim, heard.mask, distance=heard.distance), known.diffusion, config, seeds=seed, threat=threat)
+    message, threat = hear(reply, messages, defence, client)
+    runs[label] = drag(message, known.diffusion, config, seeds=seed, threat=threat)
     print(f"{label}: {REPLIES[reply].label if reply else 'takes the message for an undefended one'}.")
 seen = {label: float(metrics.ms_ssim(run.images, photo)) for label, run in runs.items()}
 far = {label: float(metrics.st_lpips(run.images, photo)) for label, run in runs.items()}

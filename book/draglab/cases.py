@@ -21,7 +21,7 @@ from dragkit.attacks.message import Message
 from dragkit.attacks.threat import ATTACKER
 from dragkit.cache import made_on, place, remember
 from dragkit.client import SplitClient
-from dragkit.defenses import Defence, check_recipe, defend_images, make
+from dragkit.defenses import BaseDefence, defend_images, make, parse_spec
 from dragkit.priors.diffusion import LatentPrior
 from dragkit.zoo.knowledge import Knowledge
 from draglab.methods import METHODS, Setting, method_of
@@ -65,7 +65,7 @@ class Case:
 
     def __post_init__(self) -> None:
         if self.defence is not None:
-            check_recipe(self.defence)
+            parse_spec(self.defence)
         elif self.adaptive or self.queries != 1:
             raise ValueError(
                 f"adaptive is {self.adaptive!r} and queries is {self.queries}, but there is no defence to reply to"
@@ -160,7 +160,7 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
     }
 
 
-def sent(case: Case, defence: Defence, client: SplitClient, photos: Tensor, seed: int) -> Tensor:
+def sent(case: Case, defence: BaseDefence, client: SplitClient, photos: Tensor, seed: int) -> Tensor:
     """The messages of a defended case, `(queries, B, *client.h_shape)`. `seed`: the attack's."""
     return defend_images(defence, client, photos, seed + USER, case.queries)
 
@@ -183,8 +183,7 @@ def _attack(
             message, threat = Message(client(photos), client), ATTACKER
         else:
             defence = make(case.defence, client)
-            heard, threat = hear(case.adaptive, sent(case, defence, client, photos, seed), defence, client, known)
-            message = Message(heard.h, heard.client or client, heard.mask, heard.distance)
+            message, threat = hear(case.adaptive, sent(case, defence, client, photos, seed), defence, client)
     with torch.autocast(photos.device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
         found = METHODS[case.name].run(message, known, Setting(case.config, seed, threat, checkpoint))
     if found.interrupted:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dragkit import zoo
-from dragkit.defenses import DEFENCES, check_recipe
+from dragkit.defenses import DEFENCES, parse_spec
 from dragkit.defenses.base import Utility
 from dragkit.measures.intervals import Interval, paired_difference
 from dragkit.measures.metrics import DIRECTION
@@ -161,7 +161,7 @@ def _family(client: str, recipe: str) -> str:
 
 
 def _parts(recipe: str) -> list[tuple[str, float | None]]:
-    return check_recipe(recipe) if recipe else []
+    return parse_spec(recipe) if recipe else []
 
 
 # -- what to make of it ------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def affordable(points: Iterable[Point], plain: Point, budget: float) -> list[Poi
 
 
 def flattery(naive: Point, worst: Point, metric: str = "st_lpips") -> Interval:
-    """How much more the strongest attacker gets than the unaware one, photo by photo: positive when the strongest gets more.
+    """How much more the strongest attacker gets than the unaware one, photo by photo: positive when they get more.
 
     Raises:
         ValueError: attacks on different defences, or on different numbers of photos.

@@ -30,12 +30,12 @@ def channel_cosine_distance(h_hat: Tensor, h: Tensor, mask: Tensor | None = None
     """
     h_hat, h, mask = prepared(h_hat, h, mask)
     h_hat, h = h_hat * mask[..., None], h * mask[..., None]
-    heard = (h != 0).any(1)
+    there = (h != 0).any(1)
     # Gains may be as small as 1e-13, where norms are no longer safe. The largest number of a channel is a gain like any other.
     peaks = (x.detach().abs().amax(1, keepdim=True) for x in (h_hat, h))
     a, b = (x / peak.where(peak > 0, 1) for x, peak in zip((h_hat, h), peaks, strict=True))
     cosine = F.cosine_similarity(a, b, dim=1)
-    return ((1 - cosine) * heard).sum(1) / heard.sum(1).clamp(min=1)
+    return ((1 - cosine) * there).sum(1) / there.sum(1).clamp(min=1)
 
 
 def visible_distance(h_hat: Tensor, h: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -145,7 +145,9 @@ class SlicedWasserstein:
     Where tokens are missing, their sorted values are interpolated to as many as the estimate has.
 
     Attributes:
-        prefix_tokens: tokens in front that keep their place. projections: number of directions. seed: of the directions.
+        prefix_tokens: tokens in front that keep their place.
+        projections: number of directions.
+        seed: of the directions.
     """
 
     prefix_tokens: int
@@ -198,8 +200,8 @@ class Assignment:
                     raise ValueError(f"places is {tuple(self.places.shape)}; the messages have {tuple(cost.shape)}")
                 cost = cost - self.trust * self.places.to(cost)
         places = match(cost, mask[:, p:]).clamp(min=0)
-        found = h_hat[:, p:].gather(1, places[..., None].expand_as(h_hat[:, p:]))
-        return cosine_distance(torch.cat([h_hat[:, :p], found], 1), h, mask)
+        matched = h_hat[:, p:].gather(1, places[..., None].expand_as(h_hat[:, p:]))
+        return cosine_distance(torch.cat([h_hat[:, :p], matched], 1), h, mask)
 
 
 def match(cost: Tensor, mask: Tensor | None = None) -> Tensor:

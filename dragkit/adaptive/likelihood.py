@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dragkit.defenses import Defence
+from dragkit.defenses import BaseDefence
 from dragkit.distance import prepared
 
 Whitening = Callable[[Tensor], Tensor]
@@ -37,9 +37,9 @@ class Mahalanobis:
     def __call__(self, h_hat: Tensor, h: Tensor, mask: Tensor | None = None) -> Tensor:
         h_hat, h, mask = prepared(h_hat, h, mask)
         with torch.autocast(h.device.type, enabled=False):
-            apart = self.whiten((h_hat - h) * mask[..., None]).flatten(1).square().sum(1)
+            error = self.whiten((h_hat - h) * mask[..., None]).flatten(1).square().sum(1)
             size = self.whiten(h * mask[..., None]).flatten(1).square().sum(1)
-        return apart / (2 * size).clamp(min=1e-12)
+        return error / (2 * size).clamp(min=1e-12)
 
 
 def linear_whitening(matrix: Tensor) -> Whitening:
@@ -63,7 +63,7 @@ def linear_whitening(matrix: Tensor) -> Whitening:
     return whiten
 
 
-def whitening_of(defence: Defence) -> Whitening:
+def whitening_of(defence: BaseDefence) -> Whitening:
     """What the defence says about its noise.
 
     Raises:

@@ -1,7 +1,7 @@
-"""The published reply to shuffled tokens: a classifier tells each token's position, the Hungarian method makes an order of that.
+"""The published reply to shuffled tokens: a classifier names each token's position, the Hungarian method makes an order of that.
 
 The classifier is trained on tokens of public photos (arXiv 2509.11724, section 5.5). It sees the patch tokens as a set: a
-transformer without position embeddings. On held-out photos of the training split it says how many tokens it puts back.
+transformer without position embeddings. How many tokens it puts back is measured on photos that were held out, and is in its card.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dragkit import cache, data, zoo
+from dragkit import cache, zoo
 from dragkit.adaptive.distances import match
 from dragkit.cache import weights_digest, write_json, write_tensors
 from dragkit.client import SplitClient
+from dragkit.defenses.public import photos_digest, public_photos
 from dragkit.measures import intervals
 from dragkit.measures.embedding import ir_embedding
 
 BATCH = 32  # photos per step
 
 PEAK = 2e-3  # learning rate of AdamW, one cycle
+
+IMAGENETTE = "Imagenette, training photos"
 
 MISSING = 0.5  # at most this share of the tokens is hidden in training, so that dropped tokens are nothing new
 
@@ -57,7 +60,10 @@ class PositionNetwork(nn.Module):
 class Positions:
     """A trained classifier: tokens `(B, N, D)` of messages to log-probabilities `(B, patches, places)`.
 
-    Attributes: network; prefix: tokens in front, which keep their place; card: how it was made and how often it is right.
+    Attributes:
+        network: scores of the places.
+        prefix: tokens in front, which keep their place.
+        card: how it was made and how often it is right.
     """
 
     network: PositionNetwork
@@ -74,7 +80,8 @@ def reorder(tokens: Tensor, prefix: int, scores: Tensor, mask: Tensor | None = N
     """Patch tokens in the places that are most likely together.
 
     Args:
-        tokens: of messages, `(B, prefix + P, D)`. prefix: tokens in front that keep their place.
+        tokens: of messages, `(B, prefix + P, D)`.
+        prefix: tokens in front that keep their place.
         scores: log-probability of each place for each patch token, `(B, P, P)`.
         mask: which tokens arrived, bool `(B, prefix + P)`; None means all.
 
@@ -104,35 +111,43 @@ def reorder(tokens: Tensor, prefix: int, scores: Tensor, mask: Tensor | None = N
 
 
 def fit_positions(
-    client: str = zoo.CLIENT,
-    at: str = "block:6",
+    client: SplitClient,
+    photos: Tensor | None = None,
     *,
     n_train: int = 6000,
     n_held_out: int = 500,
     steps: int = 1500,
     seed: int = 0,
-    device: str = "cpu",
 ) -> Positions:
-    """The position classifier of a client cut at `at`: trained in minutes, or read from `data.cache_dir()` with its card.
+    """The position classifier of a client: trained in minutes, or read from the cache with its card.
 
     Args:
-        client, at: name in the zoo and split point. n_train, n_held_out: photos of the training split, disjoint.
-        steps: of AdamW, 32 photos each. seed: chooses photos, batches and first weights.
+        client: sends tokens.
+        photos: public photos `(n, 3, H, W)` in [0, 1] like those that the client sees; None means training photos of Imagenette.
+        n_train, n_held_out: how many of them to train and to score on; of fewer photos of one's own, all, and a tenth is held out.
+        steps: of AdamW, 32 photos each.
+        seed: of the batches, the first weights, and the choice from Imagenette.
 
     Raises:
         ValueError: a client without patch tokens, or too few photos; before any long work.
+        FileNotFoundError: no photos are given, and Imagenette is not there.
     """
     if n_train < BATCH or n_held_out < 2 or steps < 1:
         raise ValueError(
             f"n_train is {n_train}, n_held_out {n_held_out}, steps {steps}; at least {BATCH}, 2 and 1 are needed"
         )
-    cut = zoo.load_client(client, at, device=device)
-    if cut.layout.kind != "BND":
-        raise ValueError(f"client {client!r} at {at!r} has {cut.layout}; positions are told of tokens, layout BND")
+    if client.layout.kind != "BND":
+        raise ValueError(f"client is {client}, {client.layout}; only tokens, layout BND, have positions to be found")
+    if photos is not None:
+        photos = public_photos(photos, 0, least=BATCH + 2)
+        n_held_out = min(n_held_out, max(2, len(photos) // 10))
+        n_train = min(n_train, len(photos) - n_held_out)
     spec = {
-        "client": client,
-        "at": at,
-        "weights": weights_digest(cut.model),
+        "client": client.name,
+        "at": client.split,
+        "weights": weights_digest(client.model),
+        "input": [*client.image_size, client.interpolation, *client.mean, *client.std],
+        "photos": IMAGENETTE if photos is None else photos_digest(photos),
         "n_train": n_train,
         "n_held_out": n_held_out,
         "steps": steps,
@@ -142,32 +157,29 @@ def fit_positions(
     key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
     file = cache.cache_dir() / "probes" / f"{key}.safetensors"
     if not (file.exists() and file.with_suffix(".json").exists()):
-        _make(spec, cut, file)
+        _make(spec, client, public_photos(photos, n_train + n_held_out, seed=seed), file)
     card, stored = json.loads(file.with_suffix(".json").read_text()), load_file(file)
     if card["sha256"] != zoo.file_sha256(file):
         raise ValueError(f"{file} is not the file its card describes; delete both and fit the positions again")
     network = PositionNetwork(len(stored["mean"]), len(stored["leave.bias"]))
     network.load_state_dict(stored)
-    return Positions(network.to(device).eval().requires_grad_(False), cut.layout.prefix_tokens, card)
+    return Positions(network.to(client.device).eval().requires_grad_(False), client.layout.prefix_tokens, card)
 
 
-def _make(spec: dict[str, Any], client: SplitClient, file: Path) -> None:
-    photos, _, _ = data.pick("train", spec["n_train"] + spec["n_held_out"], seed=spec["seed"])
+def _make(spec: dict[str, Any], client: SplitClient, photos: Tensor, file: Path) -> None:
+    """Train on the first photos, score on the next ones, and store the classifier with its card."""
+    n_train, total = spec["n_train"], spec["n_train"] + spec["n_held_out"]
     with torch.no_grad():
-        tokens = ir_embedding(client)(
-            photos
-        ).half()  # 110 MB instead of 220; rounding is far below the spread of tokens
+        tokens = ir_embedding(client)(photos[:total])
+    tokens = tokens.half()  # 110 MB instead of 220; rounding is far below the spread of tokens
     prefix = client.layout.prefix_tokens
-    network = train(tokens[: spec["n_train"], prefix:], spec["steps"], spec["seed"], client.device)
-    alone, together = accuracy(Positions(network, prefix, {}), tokens[spec["n_train"] :].float().to(client.device))
+    network = train(tokens[:n_train, prefix:], spec["steps"], spec["seed"], client.device)
+    alone, together = accuracy(Positions(network, prefix, {}), tokens[n_train:].float().to(client.device))
     write_tensors(file, network.state_dict())
-    options = [
-        f"--{name.replace('_', '-')} {spec[name]}" for name in ("client", "at", "n_train", "n_held_out", "steps")
-    ]
     card = {
         "name": "position classifier",
-        "command": f"python -m dragkit.adaptive.reorder {' '.join(options)} --seed {spec['seed']}",
-        "data": "Imagenette, training split; scored on photos of the training split that were held out",
+        "command": _command(spec),
+        "data": f"{spec['photos']}; scored on others of these photos that were held out",
         **spec,
         "measured": {
             name: {"value": share.mean, "ci": [share.low, share.high], "n": spec["n_held_out"]}
@@ -182,6 +194,16 @@ def _make(spec: dict[str, Any], client: SplitClient, file: Path) -> None:
     write_json(file.with_suffix(".json"), card)
 
 
+def _command(spec: dict[str, Any]) -> str:
+    """What makes the same classifier again."""
+    numbers = [(name, spec[name]) for name in ("n_train", "n_held_out", "steps", "seed")]
+    if spec["photos"] != IMAGENETTE:
+        return f"fit_positions(client, photos, {', '.join(f'{name}={value}' for name, value in numbers)})"
+    options = [("client", spec["client"]), ("at", spec["at"]), *numbers]
+    return "python -m dragkit.adaptive.reorder " + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in options)
+
+
+@torch.enable_grad()
 def train(tokens: Tensor, steps: int, seed: int, device: torch.device | str = "cpu") -> PositionNetwork:
     """A classifier for patch tokens `(n, P, D)` that lie in order, n at least `BATCH`; the same for the same seed."""
     n, places, features = tokens.shape
@@ -211,14 +233,14 @@ def train(tokens: Tensor, steps: int, seed: int, device: torch.device | str = "c
 
 
 def accuracy(positions: Positions, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Share of patch tokens told right per image, `(B,)` each: one by one, and with no place taken twice.
+    """Share of patch tokens put right per image, `(B,)` each: one by one, and with no place taken twice.
 
     Args:
         tokens: `(B, N, D)`, in order. The classifier ignores order, so they need not be shuffled.
     """
     scores = torch.cat([positions(part) for part in tokens.split(100)])
     truth = torch.arange(scores.shape[1], device=scores.device)
-    alone, together = ((found == truth).float().mean(1).cpu() for found in (scores.argmax(-1), match(-scores)))
+    alone, together = ((places == truth).float().mean(1).cpu() for places in (scores.argmax(-1), match(-scores)))
     return alone, together
 
 
@@ -231,5 +253,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     o = parser.parse_args()
-    made = fit_positions(o.client, o.at, n_train=o.n_train, n_held_out=o.n_held_out, steps=o.steps, seed=o.seed)
-    print(json.dumps(made.card, indent=1))
+    cut = zoo.load_client(o.client, o.at)
+    positions = fit_positions(cut, n_train=o.n_train, n_held_out=o.n_held_out, steps=o.steps, seed=o.seed)
+    print(json.dumps(positions.card, indent=1))

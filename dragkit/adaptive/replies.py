@@ -8,7 +8,7 @@ attack is given never does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,14 +25,14 @@ from dragkit.adaptive.distances import (
 from dragkit.adaptive.expectation import Expectation
 from dragkit.adaptive.likelihood import Mahalanobis, average, whitening_of
 from dragkit.adaptive.reorder import fit_positions, reorder
-from dragkit.attacks.threat import ThreatModel
+from dragkit.attacks.message import Message
+from dragkit.attacks.threat import ATTACKER, ThreatModel
 from dragkit.client import SplitClient
-from dragkit.defenses import Chain, Defence, LowRank, TokenShuffle
+from dragkit.defenses import BaseDefence, Chain, ChainInside, Defence, LowRank, TokenShuffle
 from dragkit.defenses.disco import Disco
 from dragkit.defenses.stochastic import ExpectedClient, HiddenParts
 from dragkit.defenses.transforms import SecretBasis, first_weights
 from dragkit.distance import Distance, cosine_distance
-from dragkit.zoo.knowledge import Knowledge
 
 AWARE = ThreatModel(weights=True, public_data=True, defence_known=True)
 
@@ -43,17 +43,8 @@ QUIET = 1e-3  # of the loudest channel
 PROBE = 73_331  # seed of the noise on which defences are tried; with the seed that a defence is given, both would draw the same
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What an attack is given: IR `(B, *client.h_shape)`, which tokens of it arrived, the distance to minimise.
-
-    `client`: to attack in the place of the phone's, where the attacker has made a better one.
-    """
-
-    h: Tensor
-    mask: Tensor | None = None
-    distance: Distance = cosine_distance
-    client: SplitClient | None = None
+Run = Callable[[Tensor, BaseDefence, SplitClient, Tensor | None], Message]
+"""`(messages (k, B, *client.h_shape), defence, client, photos)` to what an attack is given; `photos` are public ones, or None."""
 
 
 @dataclass(frozen=True)
@@ -61,63 +52,67 @@ class Reply:
     """An attacker's answer to a defence.
 
     Attributes:
-        label: in tables. run: `(messages (k, B, ...), defence, client, known)` to what the attack is given.
+        label: in tables.
+        run: see `Run`.
     """
 
     label: str
-    run: Callable[[Tensor, Defence, SplitClient, Knowledge], Heard]
+    run: Run
 
 
 # -- what is missing ---------------------------------------------------------------------------------------------------
 
 
-def visible_tokens(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def visible_tokens(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """Compare the tokens that arrived only."""
     mask = defence.arrived(messages[0])
     if mask is None:
         raise _unsuitable("mask", defence, "leaves no token out")
-    return Heard(messages[0], mask)
+    return Message(messages[0], client, mask)
 
 
-def visible_numbers(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def visible_numbers(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """Compare the numbers that are not zero only."""
     if (messages[0] != 0).all():
         raise _unsuitable("visible", defence, "leaves no number out")
-    return Heard(messages[0], defence.arrived(messages[0]), visible_distance)
+    return Message(messages[0], client, defence.arrived(messages[0]), visible_distance)
 
 
 # -- what is random ----------------------------------------------------------------------------------------------------
 
 
-def averaged(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def averaged(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """The mean of all messages, over those in which a number arrived; numbers that never did are not compared."""
-    return Heard(*_mean("average", messages, defence), visible_distance)
+    h, mask = _mean("average", messages, defence)
+    return Message(h, client, mask, visible_distance)
 
 
-def most_likely(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def most_likely(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """The mean of all messages, compared in units of the noise."""
     whiten = whitening_of(defence)
-    return Heard(*_mean("likelihood", messages, defence), Mahalanobis(whiten))
+    h, mask = _mean("likelihood", messages, defence)
+    return Message(h, client, mask, Mahalanobis(whiten))
 
 
-def expected(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def expected(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """Defend the estimate as well, and compare on average."""
     _refuse_shuffle("expectation", defence)
-    tried = _noise_like(messages[0])
-    for part in _parts(defence):  # a fixed part may hold a secret key (rotation), which the attacker must not use
+    acting, tried = _outside("expectation", defence), _noise_like(messages[0])
+    for part in acting.parts if isinstance(acting, Chain) else (acting,):
+        # A fixed part may hold a secret key (rotation), which the attacker must not use.
         if torch.equal(*(part(tried, torch.Generator().manual_seed(seed)) for seed in (0, 1))):
             raise _unsuitable("expectation", part, "draws nothing at random")
-    distance = Expectation(defence)
+    distance = Expectation(acting)
     with torch.enable_grad():
         try:
             estimate = messages[0, :1].detach().clone().requires_grad_(True)
             distance(estimate, messages[0, :1]).sum().backward()
         except RuntimeError as error:
             raise _unsuitable("expectation", defence, "passes no gradient on") from error
-    return Heard(messages[0], defence.arrived(messages[0]), distance)
+    return Message(messages[0], client, defence.arrived(messages[0]), distance)
 
 
-def _mean(reply: str, messages: Tensor, defence: Defence) -> tuple[Tensor, Tensor | None]:
+def _mean(reply: str, messages: Tensor, defence: BaseDefence) -> tuple[Tensor, Tensor | None]:
     """The mean of the messages, and which tokens arrived in any of them."""
     _refuse_shuffle(reply, defence)
     masks = [defence.arrived(message) for message in messages]
@@ -128,35 +123,40 @@ def _mean(reply: str, messages: Tensor, defence: Defence) -> tuple[Tensor, Tenso
 # -- what is out of order ----------------------------------------------------------------------------------------------
 
 
-def reordered(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def reordered(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """Every message put in order by a position classifier, then averaged; tokens that were left out stay left out."""
     _need_shuffle("reorder", defence)
-    positions = fit_positions(known.client, known.at, device=known.device)
-    found = []
+    positions = fit_positions(client, photos)
+    ordered = []
     for message in messages:
         mask = defence.arrived(message)
-        found.append(reorder(message, positions.prefix, positions(message, mask), mask))
-    masks = [mask for _, mask in found if mask is not None]
-    return Heard(average(torch.stack([h for h, _ in found])), torch.stack(masks).any(0) if masks else None)
+        ordered.append(reorder(message, positions.prefix, positions(message, mask), mask))
+    masks = [mask for _, mask in ordered if mask is not None]
+    return Message(average(torch.stack([h for h, _ in ordered])), client, torch.stack(masks).any(0) if masks else None)
 
 
-def placed(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
-    """Match tokens with the estimate in the loop, and let the position classifier speak as well.
+def placed(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
+    """Match tokens with the estimate in the loop, by their distance and by what the position classifier says.
 
     The classifier takes a place for its mirror image where the client does; the estimate, one picture, settles which it is.
     """
     _need_shuffle("placed", defence)
-    positions = fit_positions(known.client, known.at, device=known.device)
+    positions = fit_positions(client, photos)
     mask = defence.arrived(messages[0])
-    return Heard(messages[0], mask, Assignment(positions.prefix, positions(messages[0], mask)))
+    return Message(messages[0], client, mask, Assignment(positions.prefix, positions(messages[0], mask)))
 
 
-def orderless(reply: str, distance: Callable[[int], Distance]) -> Callable[..., Heard]:
-    """Compare in a way that needs no order. `distance`: from the number of prefix tokens."""
+def orderless(reply: str, distance: Callable[[int], Distance]) -> Run:
+    """Compare in a way that needs no order.
 
-    def run(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+    Args:
+        reply: its name.
+        distance: from the number of prefix tokens.
+    """
+
+    def run(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
         _need_shuffle(reply, defence)
-        return Heard(messages[0], defence.arrived(messages[0]), distance(client.layout.prefix_tokens))
+        return Message(messages[0], client, defence.arrived(messages[0]), distance(client.layout.prefix_tokens))
 
     return run
 
@@ -164,30 +164,30 @@ def orderless(reply: str, distance: Callable[[int], Distance]) -> Callable[..., 
 # -- what was scaled or turned -----------------------------------------------------------------------------------------
 
 
-def unmoved(reply: str, distance: Distance, invariant: Distance | None = None) -> Callable[..., Heard]:
+def unmoved(reply: str, distance: Distance, invariant: Distance | None = None) -> Run:
     """Compare what the defence does not change.
 
     Args:
+        reply: its name.
         distance: to compare with.
         invariant: the distance that must not notice the defence; `distance` itself when None.
     """
     test = invariant or distance
 
-    def run(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+    def run(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
         _refuse_shuffle(reply, defence)
-        h = messages[0]
-        tried = _noise_like(h)
+        tried = _noise_like(messages[0])
         with torch.no_grad():
-            defended = defence(tried, torch.Generator().manual_seed(0))
-            apart = test(client.tokens(tried), client.tokens(defended), defence.arrived(defended))
-        if not bool((apart < UNNOTICED).all()):
-            raise _unsuitable(reply, defence, f"changes what it compares (by {float(apart.max()):.2g})")
-        return Heard(h, defence.arrived(h), distance)
+            defended = _outside(reply, defence)(tried, torch.Generator().manual_seed(0))
+            change = test(client.tokens(tried), client.tokens(defended), defence.arrived(defended))
+        if not bool((change < UNNOTICED).all()):
+            raise _unsuitable(reply, defence, f"changes what it compares (by {float(change.max()):.2g})")
+        return Message(messages[0], client, defence.arrived(messages[0]), distance)
 
     return run
 
 
-def centred(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def centred(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """Compare channel by channel around the mean tokens that a mask puts in place of channels; they are public.
 
     What was added to the mean in a channel of gain near 0 is lost to rounding, so quiet channels are left out.
@@ -202,19 +202,19 @@ def centred(messages: Tensor, defence: Defence, client: SplitClient, known: Know
         loud = peaks > QUIET * peaks.amax(2, keepdim=True)
         return channel_cosine_distance(h_hat - mean.to(h_hat), off * loud, mask)
 
-    return unmoved("centred", distance)(messages, defence, client, known)
+    return unmoved("centred", distance)(messages, defence, client, photos)
 
 
-def undone(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def undone(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """Read the secret basis off the server's weights, next to the published ones, and turn the message back."""
     if not isinstance(defence, SecretBasis):
         raise _unsuitable("undo", defence, "has no secret basis")
     public = first_weights(client)
     held = defence.hide(public)  # the first maps in the operator's model file
-    return Heard(type(defence).recovered(client.layout, public, held).receive(messages[0]))
+    return Message(type(defence).recovered(client.layout, public, held).receive(messages[0]), client)
 
 
-def projected(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def projected(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """Compare in the directions that were sent only."""
     if not isinstance(defence, LowRank) or client.layout.kind != "BND":
         raise _unsuitable("projected", defence, "sends every direction, or no tokens")
@@ -223,29 +223,36 @@ def projected(messages: Tensor, defence: Defence, client: SplitClient, known: Kn
     def distance(h_hat: Tensor, h: Tensor, mask: Tensor | None = None) -> Tensor:
         return cosine_distance(defence(h_hat, generator), h, mask)
 
-    return Heard(messages[0], None, distance)
+    return Message(messages[0], client, None, distance)
 
 
 # -- what was hidden or learned ----------------------------------------------------------------------------------------
 
 
-def instances(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def instances(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """Compare the mean message with the mean of many random instances of the client."""
     if not isinstance(defence, HiddenParts):
-        raise _unsuitable("instances", defence, "does not act inside the client")
-    return Heard(messages.mean(0), client=ExpectedClient(client, defence))
+        raise _unsuitable("instances", defence, "is not one that only acts inside the client")
+    return Message(messages.mean(0), ExpectedClient(client, defence))
 
 
-def retrained(messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge) -> Heard:
+def retrained(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
     """The message as it is: what an inverse network that was trained on defended messages takes."""
-    return Heard(messages[0], defence.arrived(messages[0]))
+    return Message(messages[0], client, defence.arrived(messages[0]))
 
 
 # -- what suits --------------------------------------------------------------------------------------------------------
 
 
-def _parts(defence: Defence) -> tuple[Defence, ...]:
-    return defence.parts if isinstance(defence, Chain) else (defence,)
+def _parts(defence: BaseDefence) -> tuple[BaseDefence, ...]:
+    return defence.parts if isinstance(defence, Chain | ChainInside) else (defence,)
+
+
+def _outside(reply: str, defence: BaseDefence) -> Defence:
+    """The defence, which has to act on IRs: the attacker tries it on some of their own."""
+    if not isinstance(defence, Defence):
+        raise _unsuitable(reply, defence, "acts inside the client, not on IRs")
+    return defence
 
 
 def _noise_like(h: Tensor) -> Tensor:
@@ -254,17 +261,17 @@ def _noise_like(h: Tensor) -> Tensor:
     return h.std() * noise.to(h)
 
 
-def _need_shuffle(reply: str, defence: Defence) -> None:
+def _need_shuffle(reply: str, defence: BaseDefence) -> None:
     if not any(isinstance(part, TokenShuffle) for part in _parts(defence)):
         raise _unsuitable(reply, defence, "does not shuffle tokens")
 
 
-def _refuse_shuffle(reply: str, defence: Defence) -> None:
+def _refuse_shuffle(reply: str, defence: BaseDefence) -> None:
     if any(isinstance(part, TokenShuffle) for part in _parts(defence)):
         raise _unsuitable(reply, defence, "shuffles tokens, so that places mean nothing")
 
 
-def _unsuitable(reply: str, defence: Defence, why: str) -> ValueError:
+def _unsuitable(reply: str, defence: BaseDefence, why: str) -> ValueError:
     name = "+".join(type(part).__name__ for part in _parts(defence))
     return ValueError(f"reply {reply!r} does not suit the defence {name}: it {why}")
 
@@ -298,19 +305,24 @@ def check_reply(name: str) -> None:
 
 
 def hear(
-    name: str, messages: Tensor, defence: Defence, client: SplitClient, known: Knowledge
-) -> tuple[Heard, ThreatModel]:
+    name: str, messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None = None
+) -> tuple[Message, ThreatModel]:
     """What an attacker with this reply gives to an attack, and what they are declared to have.
 
     Args:
-        name: of a reply; "" for an attacker who does not know of the defence, and takes the first message for an IR.
+        name: of a reply, a key of `REPLIES`; "" for an attacker who does not know of the defence, and takes the first message for
+            an IR.
         messages: `(k, B, *client.h_shape)`, every photo k times.
+        defence: what the phone did to them.
+        client: the phone's; the one in the returned message is the one to attack.
+        photos: public photos `(n, 3, H, W)` in [0, 1] for the replies that train on some ("reorder", "placed"); None means
+            training photos of Imagenette.
 
     Raises:
-        ValueError: unknown reply, or one that does not fit the defence.
+        ValueError: unknown reply, one that does not fit the defence, or too few photos.
+        FileNotFoundError: the reply needs photos, none are given, and Imagenette is not there.
     """
     check_reply(name)
     if not name:
-        return Heard(messages[0]), ThreatModel(weights=True, public_data=True)
-    threat = ThreatModel(True, True, True, queries=len(messages))
-    return REPLIES[name].run(messages, defence, client, known), threat
+        return Message(messages[0], client), ATTACKER
+    return REPLIES[name].run(messages, defence, client, photos), replace(AWARE, queries=len(messages))

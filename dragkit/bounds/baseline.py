@@ -21,9 +21,12 @@ class BaselineSuccess:
 
     Attributes:
         threshold: mean squared error, per number, up to which a guess is a success.
-        successes: of the guess that was best on the first half. trials: photos in the second half.
-        most: successes of the candidate that turned out best on the second half. candidates: how many were tried.
-        guess: the chosen guess, in the shape of a photo. level: one-sided confidence of the limits.
+        successes: of the guess that was best on the first half.
+        trials: photos in the second half.
+        most: successes of the candidate that turned out best on the second half.
+        candidates: how many were tried.
+        guess: the chosen guess, in the shape of a photo.
+        level: one-sided confidence of the limits.
     """
 
     threshold: float

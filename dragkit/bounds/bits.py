@@ -29,7 +29,8 @@ def maximal_leakage_gaussian(radius_over_std: float, dims: int) -> float:
     tail of the nearer end outside. Features that do not fill the box leak less.
 
     Args:
-        radius_over_std: r / sigma, 0 or more. dims: k, 1 or more. Nothing else about the photo may be sent.
+        radius_over_std: r / sigma, 0 or more.
+        dims: k, 1 or more. Nothing else about the photo may be sent.
 
     Raises:
         ValueError: outside these ranges.
@@ -58,7 +59,8 @@ def success_bound(kappa: float, bits: float) -> float:
     """The largest probability of success with a message that leaks `bits`: min(1, kappa 2^bits).
 
     Args:
-        kappa: the largest without a message, in [0, 1] (`baseline_success` estimates it). bits: maximal leakage, 0 or more.
+        kappa: the largest without a message, in [0, 1] (`baseline_success` estimates it).
+        bits: maximal leakage, 0 or more.
 
     Raises:
         ValueError: outside these ranges.

@@ -26,7 +26,8 @@ def trace_jtj(
     Args:
         client: differentiable, images `(B, ...)` to IRs `(B, ...)`; each IR depends on its own image only.
         images: finite floats `(B, ...)`. A pixel that the client clamps counts as constant.
-        probes: at least 2. generator: of the signs (CPU).
+        probes: at least 2.
+        generator: of the signs (CPU).
 
     Raises:
         ValueError, TypeError: fewer probes, or images that are not finite floats.
@@ -53,7 +54,9 @@ def dfil(trace: Tensor, std: float, d: int) -> Tensor:
     """Diagonal Fisher information leakage tr(J^T J) / (sigma^2 d), per image; its inverse is `crb_mse`.
 
     Args:
-        trace: of `trace_jtj`, `(B,)`. std: sigma of the noise. d: numbers in a photo.
+        trace: of `trace_jtj`, `(B,)`.
+        std: sigma of the noise.
+        d: numbers in a photo.
 
     Raises:
         ValueError: a std or d that is not positive.

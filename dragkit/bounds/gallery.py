@@ -1,4 +1,4 @@
-"""Gallery bounds: how well the best attacker of all does, who only has to find the photo in a gallery they hold.
+"""Gallery bounds: how well the best attacker of all does who only has to find the photo in a gallery they hold.
 
 Draw a gallery of N photos x_1..x_N, let X = x_I be one of them at random, and send Z = noise(f(X)). X is then a photo like any
 other, and an attacker who is handed the gallery can do no worse than without it. For them the best guess is known exactly,
@@ -42,7 +42,8 @@ class GalleryBound:
         values: error of the best attacker who holds the gallery, per number of the target, one per gallery `(M,)`.
         nothing: the same for one who receives no message and answers the gallery's mean, `(M,)`.
         nats: lower estimate of what a message tells of the photo, ln N + E log w_I, at most ln N, `(M,)`.
-        size: N. queries: messages per gallery.
+        size: N.
+        queries: messages per gallery.
     """
 
     values: Tensor
@@ -65,7 +66,8 @@ class GalleryIdentification:
     """How often the best attacker finds the sent photo among N.
 
     Attributes:
-        ranks: of the sent photo by posterior probability, from 1, `(M, queries)`. size: N.
+        ranks: of the sent photo by posterior probability, from 1, `(M, queries)`.
+        size: N.
     """
 
     ranks: Tensor
@@ -98,7 +100,7 @@ def gallery_mmse(
     """Lower bound on the mean squared error of any attacker, per number of the target.
 
     Args:
-        targets: what the attacker is after, floats `(P, ...)`: pixels in [0, 1], or any other representation of the photos.
+        targets: what they are after, floats `(P, ...)`: pixels in [0, 1], or any other representation of the photos.
         features: of the same photos, what the client computes before the mechanism, floats `(P, ...)`.
         mechanism: what happens to the features, see `Mechanism`.
         size: N, photos per gallery, at least 2; P // N galleries are drawn without a common photo, at least two.

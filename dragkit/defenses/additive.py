@@ -1,7 +1,7 @@
 """Defences that add chance to every number of the message: Gaussian noise, Laplace noise, dropout.
 
 The strength of noise is given in units of the spread of the IR, so that one number means the same for every model and every cut.
-What these defences have to be told about the IR is measured on public training photos, never on the photo that is sent.
+What these defences have to know about the IR is measured on public photos, never on the photo that is sent.
 """
 
 from __future__ import annotations
@@ -14,32 +14,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from dragkit import data
 from dragkit.client import Layout, SplitClient
 from dragkit.defenses.base import Defence
-
-PHOTOS = 64  # training photos that the constants of a client are measured on
-
-
-@torch.no_grad()
-def training_tokens(client: SplitClient, n: int = PHOTOS) -> Tensor:
-    """Tokens of `n` public training photos, float64 `(n, N, D)` on the CPU, the same on every call.
-
-    Raises:
-        FileNotFoundError: the training photos are not there (`dragkit.data.find_data`).
-    """
-    photos, _, _ = data.pick("train", n)
-    return client.tokens(client(photos.to(client.device))).double().cpu()
-
-
-def mean_token(tokens: Tensor) -> Tensor:
-    """Mean of tokens `(n, N, D)` over photos and positions, `(D,)`."""
-    return tokens.mean((0, 1))
-
-
-def spread(tokens: Tensor) -> float:
-    """Root mean square of tokens `(n, N, D)` minus the mean token: the unit of the noise."""
-    return (tokens - mean_token(tokens)).square().mean().sqrt().item()
+from dragkit.defenses.public import mean_token, public_tokens, spread
 
 
 def feature_axis(layout: Layout) -> int:
@@ -68,7 +45,8 @@ class AdditiveNoise(Defence):
     Its covariance is `std ** 2` times the identity, which is what a likelihood of `h'` needs.
 
     Attributes:
-        scale: standard deviation in units of the spread of the IR. std: the same in the numbers of the IR.
+        scale: standard deviation in units of the spread of the IR.
+        std: the same in the numbers of the IR.
     """
 
     scale: float
@@ -76,10 +54,10 @@ class AdditiveNoise(Defence):
     name: ClassVar[str] = "noise"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         scale = 1.0 if value is None else value
         cls._check(scale)
-        return cls(client.layout, scale, scale * spread(training_tokens(client)))
+        return cls(client.layout, scale, scale * spread(public_tokens(client, photos)))
 
     def __post_init__(self) -> None:
         self._check(self.scale)
@@ -131,18 +109,19 @@ class Dropout(Defence):
     The server gets more from the mean token where nothing arrived than from that factor, so this is what `receive` puts there.
 
     Attributes:
-        share: of the numbers, in [0, 1). mean: token `(D,)` that the server fills in.
+        share: of the numbers, in [0, 1).
+        mean: token `(D,)` that the server fills in.
     """
 
     share: float
     mean: Tensor = field(compare=False, repr=False)
-    server_knows: ClassVar[str] = "the mean token of training photos"
+    server_knows: ClassVar[str] = "the mean token of public photos"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         share = 0.5 if value is None else value
         cls._check(share)
-        return cls(client.layout, share, mean_token(training_tokens(client)))
+        return cls(client.layout, share, mean_token(public_tokens(client, photos)))
 
     def __post_init__(self) -> None:
         self._check(self.share)

@@ -2,7 +2,8 @@
 
 The pruner scores the D channels of a message; a channel whose score is below the message's own threshold gets a gain near 0, one
 above it a gain near 1. All tokens share the gain of their channel. As released the gain is soft, `sigmoid(. / 0.03)`, and never
-quite 0: in exact arithmetic, whoever compares channel by channel does not notice it (`dragkit.distance.channel_cosine_distance`).
+quite 0: in exact arithmetic, whoever compares channel by channel does not notice it
+(`dragkit.adaptive.distances.channel_cosine_distance`).
 
 The published pruner is a copy of the server with a head of D scores: too large to ship with a package, and more work for the phone
 than a client half that is no deeper than the server. This one is two layers on pooled tokens.
@@ -73,7 +74,10 @@ def channel_mask(scores: Tensor, ratio: float, temperature: float, hard: bool = 
     tau is the score at place floor(ratio * D) of the sorted ones (from 0), so that many channels have a gain below 1/2.
 
     Args:
-        scores: `(B, D)`. hard: 1 at and above tau, 0 below; the gradient stays that of the soft gains ("straight-through").
+        scores: `(B, D)`.
+        ratio: see `Mask`.
+        temperature: see `Mask`.
+        hard: 1 at and above tau, 0 below; the gradient stays that of the soft gains ("straight-through").
 
     Returns:
         `(B, D)` in the dtype of `scores`.
@@ -92,7 +96,9 @@ class PrunerShape:
     """What a pruner is made for, and the mask it was trained with.
 
     Attributes:
-        token_width: D. prefix_tokens: how many tokens (CLS) come before the patch tokens. hidden: width of the hidden layer.
+        token_width: D.
+        prefix_tokens: how many tokens (CLS) come before the patch tokens.
+        hidden: width of the hidden layer.
         mask: of the training; what the defence does when nobody says otherwise.
     """
 
@@ -110,7 +116,9 @@ class PrunerShape:
 class Pruner(nn.Module):
     """Scores of the channels, `(B, N, D) -> (B, D)`: the mean prefix token and the mean patch token, standardised, and two layers.
 
-    Buffers: `mean` and `std` of these pooled tokens over training photos, `average`, the mean score of every channel.
+    Attributes:
+        mean, std: of these pooled tokens over training photos, `(1 or 2, D)`.
+        average: the mean score of every channel, `(D,)`.
     """
 
     mean: Tensor
@@ -208,7 +216,8 @@ class Disco(Defence):
     """Channels turned down with the mask that the pruner was trained with.
 
     Attributes:
-        pruner: of this client. mask: how its scores become gains.
+        pruner: of this client.
+        mask: how its scores become gains.
     """
 
     pruner: Pruner = field(compare=False, repr=False)
@@ -217,7 +226,7 @@ class Disco(Defence):
     family: ClassVar[Family] = "trained"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Disco:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Disco:
         """The defence of a client that was trained with DISCO. `value`: share of pruned channels; None as in training."""
         pruner = load_pruner(client)
         mask = cls.variant(pruner.shape.mask)

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dragkit import cache, data
+from dragkit import cache
 from dragkit.cache import remember, weights_digest
 from dragkit.client import Layout, SplitClient
-from dragkit.defenses.additive import spread, training_tokens
 from dragkit.defenses.base import Defence
+from dragkit.defenses.public import photos_digest, public_photos, public_tokens, spread
 
 VERSION = 1  # of what is stored; raise it when `estimate` changes
 
-PHOTOS = 1024  # fewer and the noise costs the server noticeably more on other photos than on these
+PHOTOS = 1024  # of Imagenette; fewer and the noise costs the server noticeably more on other photos than on these
 
 RIDGE = 0.1  # of the mean eigenvalue of G, added to G; chosen among 0.01, 0.1 and 1 on training photos
 
@@ -40,8 +40,10 @@ class Factors:
     """What shapes the noise of one client; `P` prefix tokens, then one entry for all patch tokens: `(P + 1, D, D)` each, float64.
 
     Attributes:
-        leakage: K, the mean of J J^T per token. need: G, the mean Gauss-Newton matrix of the server per token, with its ridge.
-        variation: covariance of the IR about the mean of its position. std: spread of the IR, the unit of `gaussian:scale`.
+        leakage: K, the mean of J J^T per token.
+        need: G, the mean Gauss-Newton matrix of the server per token, with its ridge.
+        variation: covariance of the IR about the mean of its position.
+        std: spread of the IR, the unit of `gaussian:scale`.
         tokens: how many tokens each entry stands for, `(P + 1,)`.
     """
 
@@ -63,7 +65,7 @@ class Factors:
         """Covariance of what `gaussian:scale` adds."""
         return (scale * self.std) ** 2 * torch.eye(self.need.shape[-1], dtype=self.need.dtype).expand_as(self.need)
 
-    def as_dear_as(self, scale: float, covariance: Tensor) -> Tensor:
+    def at_equal_cost(self, scale: float, covariance: Tensor) -> Tensor:
         """The covariance, multiplied so that it costs what `gaussian:scale` costs."""
         return covariance * (self.cost(self.isotropic(scale)) / self.cost(covariance))
 
@@ -94,24 +96,32 @@ def least_leakage(leakage: Tensor, need: Tensor) -> Tensor:
 # -- where the factors come from --------------------------------------------------------------------------------------
 
 
-def factors(client: SplitClient, n: int = PHOTOS, seed: int = 0) -> Factors:
-    """The factors of a client, from `n` training photos and one random probe each, or from `data.cache_dir()` where they lie.
+def factors(client: SplitClient, photos: Tensor | None = None, seed: int = 0) -> Factors:
+    """The factors of a client, from one random probe per photo; computed once for the same photos, then read from the cache.
+
+    Args:
+        client: sends tokens, and its server answers with scores.
+        photos: public photos `(n, 3, H, W)` in [0, 1], more than a token has features; None means 1,024 of Imagenette.
+        seed: of the probes, and of the choice from Imagenette.
 
     Raises:
-        ValueError: an IR that is no tokens, a server whose output is no scores, or more photos than there are.
+        ValueError: an IR that is no tokens, a server whose output is no scores, or too few photos.
+        FileNotFoundError: no photos are given, and Imagenette is not there.
     """
     prefix = _prefix(client)
+    if photos is not None:  # before any long work; fewer do not determine the covariance of a single token
+        public_photos(photos, PHOTOS, least=client.h_shape[1] + 1)
     spec = {
         "factors": VERSION,
         "weights": weights_digest(client.model),
         "client": [repr(client), *client.mean, *client.std],
-        "photos": n,
+        "photos": PHOTOS if photos is None else photos_digest(photos),
         "seed": seed,
     }
 
     def work() -> dict[str, Tensor]:
-        unit = torch.tensor(spread(training_tokens(client)), dtype=torch.float64)
-        return estimate(client, data.pick("train", n, seed=seed)[0], seed) | {"std": unit}
+        unit = torch.tensor(spread(public_tokens(client, photos)), dtype=torch.float64)
+        return estimate(client, public_photos(photos, PHOTOS, seed=seed), seed) | {"std": unit}
 
     return assemble(remember(cache.cache_dir() / "probes", spec, work), prefix)
 
@@ -191,7 +201,7 @@ class CorrelatedNoise(Defence):
 
     Attributes:
         scale: strength. The predicted cost tr(G S) is that of `gaussian:scale`, independent noise of `scale` times the IR's spread,
-            so recipes of equal scale may be compared.
+            so defences of equal scale may be compared.
         root, inverse: symmetric S^1/2 and S^-1/2, `(P + 1, D, D)` float32.
     """
 
@@ -201,21 +211,21 @@ class CorrelatedNoise(Defence):
     name: ClassVar[str] = "noise"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         scale = 1.0 if value is None else value
         if not (math.isfinite(scale) and scale > 0):  # before the factors, which take seconds
             raise ValueError(f"{cls.name} is given {scale}; its strength, as that of gaussian, is finite and above 0")
-        return cls.from_factors(client.layout, factors(client), scale)
+        return cls.from_factors(client.layout, factors(client, photos), scale)
 
     @classmethod
-    def from_factors(cls, layout: Layout, known: Factors, scale: float) -> Self:
+    def from_factors(cls, layout: Layout, factors: Factors, scale: float) -> Self:
         """The defence for factors that are at hand."""
-        covariance = known.as_dear_as(scale, cls.shape(known))
+        covariance = factors.at_equal_cost(scale, cls.shape(factors))
         return cls(layout, scale, *(matrix_power(covariance, power).float() for power in (0.5, -0.5)))
 
     @staticmethod
     @abstractmethod
-    def shape(known: Factors) -> Tensor:
+    def shape(factors: Factors) -> Tensor:
         """Covariance `(P + 1, D, D)` up to a factor."""
 
     def __call__(self, h: Tensor, generator: torch.Generator) -> Tensor:
@@ -232,8 +242,8 @@ class ShapedNoise(CorrelatedNoise):
     name: ClassVar[str] = "shaped"
 
     @staticmethod
-    def shape(known: Factors) -> Tensor:
-        return least_leakage(known.leakage, known.need)
+    def shape(factors: Factors) -> Tensor:
+        return least_leakage(factors.leakage, factors.need)
 
 
 class PacNoise(CorrelatedNoise):
@@ -245,8 +255,8 @@ class PacNoise(CorrelatedNoise):
     name: ClassVar[str] = "pac"
 
     @staticmethod
-    def shape(known: Factors) -> Tensor:
-        return matrix_power(known.variation, 0.5)
+    def shape(factors: Factors) -> Tensor:
+        return matrix_power(factors.variation, 0.5)
 
 
 def _each_token(tokens: Tensor, matrices: Tensor) -> Tensor:

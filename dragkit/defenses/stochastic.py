@@ -2,8 +2,8 @@
 
 These defences act in the client, not on what it has computed, so they have `encode(client, images, streams)` where the others have
 `defence(h, generator)`. The server is not told which parts were missing, and neither is the attacker. They can compare with the
-mean over many random instances (`ExpectedClient`, EoT, arXiv 1707.07397). What is hidden is one bit per part: 12 for six blocks
-of two branches, few enough to try them all.
+mean over many random instances (`ExpectedClient`, EoT, arXiv 1707.07397). What is hidden is one bit per part: 12 for six blocks of
+two branches, few enough to try them all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dragkit.client import SplitClient
-from dragkit.defenses.base import Defence
+from dragkit.defenses.base import DefenceInside
 
 ATTENTION_ENDS = ("attention.o_proj", "self_attn.out_proj", "attn.proj")  # transformers (ViT, DINOv2), CLIP, timm
 
@@ -27,11 +27,13 @@ MLP_ENDS = ("mlp.fc2",)
 
 
 @dataclass(frozen=True)
-class HiddenParts(Defence):
+class HiddenParts(DefenceInside):
     """Parts of the client's blocks, each left out with probability `share`, independently for every message.
 
     Attributes:
-        share: probability, in [0, 1). sites: names of the modules that the parts belong to. units: parts per site.
+        share: probability, in [0, 1).
+        sites: names of the modules that the parts belong to.
+        units: parts per site.
     """
 
     share: float
@@ -47,15 +49,11 @@ class HiddenParts(Defence):
         if not 0 <= share < 1:
             raise ValueError(f"{cls.name} is given {share}; the share of the parts that are left out is in [0, 1)")
 
-    def __call__(self, h: Tensor, generator: torch.Generator) -> Tensor:
-        raise TypeError(f"{self.name} acts inside the client: use encode(client, images, streams), or `defend_images`")
-
     def draw(self, generator: torch.Generator) -> Tensor:
         """Which parts run for one message, bool `(sites, units)`."""
         return torch.rand(len(self.sites), self.units, generator=generator) >= self.share
 
     def encode(self, client: SplitClient, images: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
-        """Images `(B, 3, H, W)` to messages `(B, *client.h_shape)`; one (CPU) generator per image."""
         with self.running(client, torch.stack([self.draw(stream) for stream in streams])):
             return client(images)
 
@@ -82,7 +80,7 @@ class StochasticDepth(HiddenParts):
     name: ClassVar[str] = "depth"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         share = 0.1 if value is None else value
         cls._check(share)
         return cls(client.layout, share, _ends(client, (*ATTENTION_ENDS, *MLP_ENDS)))
@@ -97,7 +95,7 @@ class StochasticHeads(HiddenParts):
     name: ClassVar[str] = "heads"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         share = 0.25 if value is None else value
         cls._check(share)
         return cls(client.layout, share, _ends(client, ATTENTION_ENDS), _heads(client))
@@ -151,7 +149,10 @@ class ExpectedClient(SplitClient):
     model is the client's own, not a copy: do not run both at once.
 
     Args:
-        draws: instances; a call costs as many calls of the client. seed: of the attacker's draws, not the phone's.
+        client: the phone's.
+        defence: which of its parts are hidden.
+        draws: instances; a call costs as many calls of the client.
+        seed: of the attacker's draws, not the phone's.
 
     Raises:
         ValueError: fewer than one draw.

@@ -25,7 +25,7 @@ class TokenShuffle(Defence):
     family: ClassVar[Family] = "tokens"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> TokenShuffle:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> TokenShuffle:
         if value is not None:
             raise ValueError(f"shuffle is given {value}; it has no strength")
         return cls(_orderless(client))
@@ -51,7 +51,7 @@ class TokenDrop(Defence):
     family: ClassVar[Family] = "tokens"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> TokenDrop:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> TokenDrop:
         return cls(_orderless(client), 0.5 if value is None else value)
 
     def __post_init__(self) -> None:

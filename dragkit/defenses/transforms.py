@@ -79,7 +79,7 @@ class Rotation(SecretBasis):
     q: Tensor = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         key = _key("rotate", value)
         if client.layout.kind != "BND":
             raise ValueError(
@@ -113,7 +113,7 @@ class FeaturePermutation(SecretBasis):
     order: Tensor = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         key = _key("permute", value)
         generator = torch.Generator().manual_seed(key)
         return cls(client.layout, key, torch.randperm(feature_count(client), generator=generator))
@@ -166,20 +166,20 @@ def transformed_server(client: SplitClient, defence: SecretBasis) -> SplitClient
     Raises:
         ValueError: the client is not a ViT of transformers, cut at a block.
     """
-    made = copy.deepcopy(client)
+    turned = copy.deepcopy(client)
     q = defence.matrix.to(client.device)
-    for norm, linears in _readers(made):
+    for norm, linears in _readers(turned):
         for linear in linears:
             weight = linear.weight.double()
             _add_to_bias(linear, weight @ norm.bias.double())
             linear.weight.copy_(weight * norm.weight.double() @ q)
         norm.weight.fill_(1)
         norm.bias.zero_()
-    for block in _blocks(made):
+    for block in _blocks(turned):
         for linear in (cast(nn.Linear, block.get_submodule(name)) for name in WRITES):
             linear.weight.copy_(q.T @ linear.weight.double())
             linear.bias.copy_(linear.bias.double() @ q)
-    return made
+    return turned
 
 
 def _add_to_bias(linear: nn.Linear, shift: Tensor) -> None:
@@ -247,8 +247,8 @@ def recover_permutation(public: Tensor, transformed: Tensor) -> Tensor:
         int64 `(D,)`.
     """
     public, transformed = _alike(public, transformed)
-    apart = torch.cdist(transformed.T, public.T, compute_mode="donot_use_mm_for_euclid_dist")
-    return torch.from_numpy(linear_sum_assignment(apart.numpy())[1])
+    distance = torch.cdist(transformed.T, public.T, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.from_numpy(linear_sum_assignment(distance.numpy())[1])
 
 
 def _alike(public: Tensor, transformed: Tensor) -> tuple[Tensor, Tensor]:

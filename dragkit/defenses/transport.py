@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from dragkit.client import SplitClient
-from dragkit.defenses.additive import feature_axis, fill, mean_token, per_feature, training_tokens
+from dragkit.defenses.additive import feature_axis, fill, per_feature
 from dragkit.defenses.base import Defence, Family
+from dragkit.defenses.public import mean_token, public_tokens
 
 FLOAT = 32  # bits of a number that is sent as it is
 
@@ -47,18 +48,19 @@ class TopK(Limited):
     `log2 C(D, k)` bits per token.
 
     Attributes:
-        keep: share of each token's numbers, in (0, 1]. mean: token `(D,)` of training photos.
+        keep: share of each token's numbers, in (0, 1].
+        mean: token `(D,)` of public photos.
     """
 
     keep: float
     mean: Tensor = field(compare=False, repr=False)
-    server_knows: ClassVar[str] = "the mean token of training photos"
+    server_knows: ClassVar[str] = "the mean token of public photos"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         keep = 0.25 if value is None else value
         cls._check(keep)
-        tokens = training_tokens(client)
+        tokens = public_tokens(client, photos)
         return cls(client.layout, (tokens.shape[1], tokens.shape[2]), keep, mean_token(tokens))
 
     def __post_init__(self) -> None:
@@ -91,28 +93,31 @@ class TopK(Limited):
 
 @dataclass(frozen=True)
 class LowRank(Limited):
-    """Each token projected on the first principal directions of training tokens: `h' = mean + (h - mean) V V^T`.
+    """Each token projected on the first principal directions of tokens of public photos: `h' = mean + (h - mean) V V^T`.
 
     What travels is `(h - mean) V`: `rank` float32 numbers per token, 4 * N * rank bytes. `h'` is what the server, and whoever
     knows the directions, makes of it.
 
     Attributes:
-        rank: number of directions. basis: V `(D, rank)` with orthonormal columns. mean: token `(D,)`.
+        rank: number of directions.
+        basis: V `(D, rank)` with orthonormal columns.
+        mean: token `(D,)`.
     """
 
     rank: int
     basis: Tensor = field(compare=False, repr=False)
     mean: Tensor = field(compare=False, repr=False)
-    server_knows: ClassVar[str] = "the mean token and the principal directions of training photos"
+    server_knows: ClassVar[str] = "the mean token and the principal directions of public photos"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         rank = whole("lowrank", 16 if value is None else value, 1, feature_count(client), "the number of directions")
-        tokens = training_tokens(client)
+        tokens = public_tokens(client, photos)
         shape, mean, rows = (tokens.shape[1], tokens.shape[2]), mean_token(tokens), tokens.flatten(0, 1)
         if rank >= len(rows):
             raise ValueError(
-                f"lowrank is given {rank}, but {len(rows)} training tokens have {len(rows) - 1} directions"
+                f"lowrank is given {rank}, but {len(tokens)} photos of {shape[0]} tokens have {len(rows) - 1} directions; at least "
+                f"{math.ceil((rank + 1) / shape[0])} photos are needed"
             )
         directions = torch.linalg.eigh((rows - mean).T @ (rows - mean)).eigenvectors.flip(1)  # largest variance first
         return cls(client.layout, shape, rank, directions[:, :rank].contiguous(), mean)
@@ -131,22 +136,23 @@ class LowRank(Limited):
 class Quantise(Limited):
     """Every number rounded to the middle of one of `2 ** depth` equal cells between its feature's `low` and `high`.
 
-    The range is the mean of training tokens plus and minus two standard deviations; what lies outside is clipped. That is about the
-    best range for a normal feature at one or two bits (J. Max, "Quantizing for minimum distortion", 1960).
+    The range is the mean of tokens of public photos plus and minus two standard deviations; what lies outside is clipped. That is
+    about the best range for a normal feature at one or two bits (J. Max, "Quantizing for minimum distortion", 1960).
 
     Attributes:
-        depth: bits per number, 1 to 16. low, high: ends of the range, one per feature, `(D,)`.
+        depth: bits per number, 1 to 16.
+        low, high: ends of the range, one per feature, `(D,)`.
     """
 
     depth: int
     low: Tensor = field(compare=False, repr=False)
     high: Tensor = field(compare=False, repr=False)
-    server_knows: ClassVar[str] = "the range of every feature over training photos"
+    server_knows: ClassVar[str] = "the range of every feature over public photos"
 
     @classmethod
-    def of(cls, client: SplitClient, value: float | None = None) -> Self:
+    def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> Self:
         depth = whole("quantise", 2 if value is None else value, 1, 16, "the number of bits per number")
-        tokens = training_tokens(client)
+        tokens = public_tokens(client, photos)
         mean, reach = mean_token(tokens), 2 * tokens.flatten(0, 1).std(0)
         return cls(client.layout, (tokens.shape[1], tokens.shape[2]), depth, mean - reach, mean + reach)
 

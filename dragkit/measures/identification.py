@@ -1,23 +1,22 @@
-"""Whom a reconstruction gives away: retrieval of the photo from a gallery, and what the prior alone would score.
+"""Whether a reconstruction identifies its photo: its rank in a gallery, and the gain over what the prior alone would score.
 
-A picture may look unlike the photo and still single it out, or look fine and show somebody else. So the reconstruction is put
-among 1,000 photos and the truth is ranked by distance in two embeddings: the attacker's own (the raw IR) and that of a network
-which is not the victim. Like every measurement, all of this sees the photo and none of it is an input of an attack.
+A picture may look unlike the photo and still single it out, or look fine and show something else. So the photos of a gallery are
+ordered by their distance to the reconstruction, in some embedding: the attacker's own (the raw IR), or that of a network which is
+not the victim. Like every measurement, all of this sees the photo and none of it is an input of an attack.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dragkit import data, zoo
 from dragkit.images import validate_images
 from dragkit.measures import intervals, metrics
-from dragkit.measures.embedding import Embedding, ir_embedding
+from dragkit.measures.embedding import Embedding
 from dragkit.measures.intervals import Interval
 
 DIRECTION = {
@@ -37,6 +36,8 @@ Chosen on training photos: a tenth more brightness, a blur of one pixel and a cr
 of 60 photos by less than this, and no two of 1,500 different photos were as close.
 """
 
+FeatureMetric = Literal["cosine", "euclidean"]
+
 _TIE = 1e-9  # distances are float64: equal features differ by rounding only
 
 
@@ -50,9 +51,9 @@ class Gallery:
     Attributes:
         photos: `(G, 3, S, S)` in [0, 1].
         labels: `(G,)`.
-        indices: of the photos in the validation split.
+        indices: of the photos in the set that the gallery was chosen from.
         attacked: how many were attacked; the truth of reconstruction i is gallery photo i.
-        removed: indices (of the split) of near-duplicates that were left out.
+        removed: indices (in that set) of near-duplicates that were left out.
         threshold: the distance below which two photos counted as one.
     """
 
@@ -71,57 +72,53 @@ class Gallery:
     @classmethod
     def build(
         cls,
-        attacked: int = 32,
-        size: int = 1000,
+        photos: Tensor,
+        labels: Tensor,
+        attacked: int,
+        size: int,
         *,
-        seed: int = 0,
-        image_size: int = 64,
-        embedding: Embedding | None = None,
+        embedding: Embedding,
         threshold: float = NEAR_DUPLICATE,
     ) -> Gallery:
-        """`size` validation photos, balanced over the classes, that begin with `data.pick("val", attacked, seed=seed)`.
+        """The first `size` of the photos that differ from each other; the attacked ones come first and always stay.
 
-        A photo closer than `threshold` to one already in the gallery is left out and the next one takes its place. An attacked
-        photo is never left out.
+        A photo closer than `threshold` to one already in the gallery is left out and the next one takes its place.
 
         Args:
+            photos: `(n, 3, S, S)` in [0, 1], the attacked ones first. Give more than `size`, since some may be left out.
+            labels: `(n,)`, their classes.
             attacked: number of attacked photos.
             size: number of photos in the gallery.
-            seed: of the choice, the same as of the attacked photos.
-            image_size: side in pixels.
-            embedding: where distances are measured; block 6 of the embedded ViT when None. It is the same for every victim, so
-                that all are looked for in one gallery.
-            threshold: in that embedding, in [0, 2]; 0 keeps duplicates.
+            embedding: where distances are measured. It should be the same for every victim, so that all are looked for in one
+                gallery.
+            threshold: in that embedding, in [0, 2]; 0 keeps duplicates. The default was chosen for the embedded ViT.
 
         Raises:
-            ValueError: sizes that do not fit the split, or too many near-duplicates to fill the gallery.
+            ValueError: sizes that do not fit the photos, or too many near-duplicates to fill the gallery.
         """
-        available = len(data.imagenette("val", image_size)[1])
-        if not 1 <= attacked <= size <= available:
+        if tuple(labels.shape) != (len(photos),):
+            raise ValueError(f"labels is {tuple(labels.shape)}; it must be ({len(photos)},), one per photo")
+        if not 1 <= attacked <= size <= len(photos):
             raise ValueError(
-                f"attacked is {attacked} and size is {size}; they must satisfy 1 <= attacked <= size <= {available}, "
-                "the photos of the split"
+                f"attacked is {attacked} and size is {size}; they must satisfy 1 <= attacked <= size <= {len(photos)}, "
+                "the number of photos"
             )
         if not 0 <= threshold <= 2:
             raise ValueError(f"threshold is {threshold}; a cosine distance lies between 0 and 2")
-        embedding = embedding or ir_embedding(zoo.load_client(at="block:6"))
-        pool = min(available, size + size // 2)
-        photos, labels, indices = data.pick("val", pool, image_size, seed)
         features = embedding(photos)
         distance = pairwise_distance(features, features)
         kept = list(range(attacked))
         removed: list[int] = []
-        for i in range(attacked, pool):
+        for i in range(attacked, len(photos)):
             if len(kept) == size:
                 break
             (kept if distance[i, kept].min() >= threshold else removed).append(i)
         if len(kept) < size:
             raise ValueError(
-                f"threshold is {threshold}: only {len(kept)} of {pool} photos are that far apart, size is {size}; "
+                f"threshold is {threshold}: only {len(kept)} of {len(photos)} photos are that far apart, size is {size}; "
                 "lower one of them"
             )
-        chosen, left_out = ([indices[i] for i in part] for part in (kept, removed))
-        return cls(photos[kept], labels[kept], chosen, attacked, left_out, threshold)
+        return cls(photos[kept], labels[kept], kept, attacked, removed, threshold)
 
 
 # -- retrieval -------------------------------------------------------------------------------------------------------
@@ -142,7 +139,7 @@ class RetrievalResult(NamedTuple):
     chance_mrr: float
 
 
-def pairwise_distance(a: Tensor, b: Tensor, metric: str = "cosine") -> Tensor:
+def pairwise_distance(a: Tensor, b: Tensor, metric: FeatureMetric = "cosine") -> Tensor:
     """Distances `(A, B)` in float64 between features `(A, D)` or `(A, N, D)` and features of the same kind.
 
     Args:
@@ -169,7 +166,7 @@ def pairwise_distance(a: Tensor, b: Tensor, metric: str = "cosine") -> Tensor:
     return 1 - x @ y.T / tokens
 
 
-def retrieval_ranks(queries: Tensor, gallery: Tensor, truth: Tensor, metric: str = "cosine") -> Tensor:
+def retrieval_ranks(queries: Tensor, gallery: Tensor, truth: Tensor, metric: FeatureMetric = "cosine") -> Tensor:
     """Rank `(B,)` of the truth among the whole gallery, 1 for the nearest; photos as near as the truth count before it.
 
     Args:
@@ -186,7 +183,7 @@ def retrieval_ranks(queries: Tensor, gallery: Tensor, truth: Tensor, metric: str
 
 
 def same_class_ranks(
-    queries: Tensor, gallery: Tensor, truth: Tensor, labels: Tensor, metric: str = "cosine"
+    queries: Tensor, gallery: Tensor, truth: Tensor, labels: Tensor, metric: FeatureMetric = "cosine"
 ) -> tuple[Tensor, Tensor]:
     """Rank of the truth among gallery photos of its own class only: what leaks of the photo beyond its class.
 
@@ -194,7 +191,7 @@ def same_class_ranks(
         labels: class of each gallery photo, `(G,)`. The rest as in `retrieval_ranks`.
 
     Returns:
-        ranks `(B,)` from 1, and how many photos each truth had to be told from, itself included, `(B,)`.
+        ranks `(B,)` from 1, and how many photos each truth was ranked among, itself included, `(B,)`.
     """
     if tuple(labels.shape) != (len(gallery),):
         raise ValueError(f"labels is {tuple(labels.shape)}; it must be ({len(gallery)},), one per gallery photo")
@@ -277,7 +274,8 @@ def leakage_gain(
     Args:
         scores, prior_only_scores: `(B,)` of the same photos in the same order.
         metric: what they are, a key of `DIRECTION`; its sign is turned so that a positive gain means leakage.
-        level: confidence. seed: of the bootstrap.
+        level: confidence, in (0, 1).
+        seed: of the bootstrap.
 
     Raises:
         ValueError: unknown metric, or scores that `metrics.paired_difference` refuses.

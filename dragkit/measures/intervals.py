@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
+import torch
 from torch import Tensor
 
 
@@ -19,9 +20,6 @@ class Interval(NamedTuple):
     high: float
 
 
-# --- uncertainty ------------------------------------------------------------------------------------------------------
-
-
 def bootstrap_ci(
     values: Tensor | np.ndarray | Sequence[float], level: float = 0.95, seed: int = 0, *, resamples: int = 9999
 ) -> Interval:
@@ -31,7 +29,7 @@ def bootstrap_ci(
     which says nothing about the next image.
 
     Args:
-        values: ``(n,)``, n at least 2, finite; one value per image, so that images are the unit of resampling.
+        values: `(n,)`, n at least 2, finite; one value per image, so that images are the unit of resampling.
         level: confidence, in (0, 1).
         seed: of the resampling.
         resamples: number of bootstrap samples.
@@ -71,11 +69,11 @@ def paired_difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Mean of ``a - b`` over the same images, with its bootstrap interval; two methods differ if it excludes 0.
+    """Mean of `a - b` over the same images, with its bootstrap interval; two methods differ if it excludes 0.
 
     Args:
-        a: ``(n,)`` values of one method.
-        b: ``(n,)`` values of the other, of the same images in the same order.
+        a: `(n,)` values of one method.
+        b: `(n,)` values of the other, of the same images in the same order.
         level: confidence, in (0, 1).
         seed: of the resampling.
     """
@@ -98,6 +96,13 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interva
         raise ValueError(f"successes must be from 0 to trials and trials 1 or more, got {successes} of {trials}")
     interval = scipy.stats.binomtest(int(successes), int(trials)).proportion_ci(level, method="wilson")
     return Interval(successes / trials, float(interval.low), float(interval.high))
+
+
+def rate(hits: Tensor, level: float = 0.95) -> Interval:
+    """Share of True in bool `(B,)`, with Wilson's interval."""
+    if hits.dtype != torch.bool or hits.ndim != 1:
+        raise ValueError(f"hits is {tuple(hits.shape)} of {hits.dtype}; it must be bool (B,)")
+    return wilson_interval(int(hits.sum()), len(hits), level)
 
 
 def _values(values: Tensor | np.ndarray | Sequence[float], name: str) -> np.ndarray:

@@ -1,14 +1,14 @@
 """How close a reconstruction is to the photo, and how sure one can be of it.
 
-Image metrics take two batches ``(B, 3, H, W)`` in ``[0, 1]`` and give one number per image, ``(B,)``. They belong to
+Image metrics take two batches `(B, 3, H, W)` in `[0, 1]` and give one number per image, `(B,)`. They belong to
 the person who measures, never to the attack: none is an input of `dragkit.attacks`.
 
 Two quirks of the published DRAG code change what its numbers mean, and both are here under their own names. It feeds LPIPS
-images in ``[0, 1]`` where the network expects ``[-1, 1]``: `lpips_official` does the same, `lpips` is the metric as
-defined. For its DINO similarity it loads DINO v1 (``facebook/dino-vits16``) as ``transformers.ViTModel`` and compares
-``pooler_output``, for which that class sends the CLS token through a linear layer and tanh. The checkpoint lacks the layer,
+images in `[0, 1]` where the network expects `[-1, 1]`: `lpips_official` does the same, `lpips` is the metric as
+defined. For its DINO similarity it loads DINO v1 (`facebook/dino-vits16`) as `transformers.ViTModel` and compares
+`pooler_output`, for which that class sends the CLS token through a linear layer and tanh. The checkpoint lacks the layer,
 so it is random in every process: `dino_similarity_official` draws it from a seed, `dino_similarity` compares CLS tokens.
-``transformers.Dinov2Model`` does not have the quirk: its ``pooler_output`` is the CLS token after the final norm.
+`transformers.Dinov2Model` does not have the quirk: its `pooler_output` is the CLS token after the final norm.
 """
 
 from __future__ import annotations
@@ -73,18 +73,18 @@ class MetricUnavailable(RuntimeError):
 
 
 def mse(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error per image, ``(B,)``; 0 for equal images."""
+    """Mean squared error per image, `(B,)`; 0 for equal images."""
     x, y = _pair(x, y)
     return (x - y).square().flatten(1).mean(1)
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB for a peak of 1, per image ``(B,)``; infinite for equal images."""
+    """Peak signal-to-noise ratio in dB for a peak of 1, per image `(B,)`; infinite for equal images."""
     return -10 * mse(x, y).log10()
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Structural similarity per image ``(B,)``, 1 for equal images: Gaussian window 11, sigma 1.5 (Wang et al. 2004).
+    """Structural similarity per image `(B,)`, 1 for equal images: Gaussian window 11, sigma 1.5 (Wang et al. 2004).
 
     https://ieeexplore.ieee.org/document/1284395, computed by pytorch-msssim. Images need a shorter side of 11 or more.
     """
@@ -108,13 +108,13 @@ def ms_ssim_window(side: int) -> int:
 
 
 def ms_ssim(x: Tensor, y: Tensor, win_size: int | None = None) -> Tensor:
-    """Multi-scale structural similarity per image ``(B,)``, in [0, 1], 1 for equal images (Wang et al. 2003).
+    """Multi-scale structural similarity per image `(B,)`, in [0, 1], 1 for equal images (Wang et al. 2003).
 
     https://ieeexplore.ieee.org/document/1292216, computed by pytorch-msssim. A measurement, not a loss: where a scale
     is anti-correlated its contribution is cut to 0 and the gradient is not finite.
 
     Args:
-        x: images ``(B, 3, H, W)`` in [0, 1].
+        x: images `(B, 3, H, W)` in [0, 1].
         y: images like `x`.
         win_size: odd window of the Gaussian; default `ms_ssim_window` of the shorter side (3 for 64 pixels).
     """
@@ -135,16 +135,16 @@ def ms_ssim(x: Tensor, y: Tensor, win_size: int | None = None) -> Tensor:
 class PerceptualDistance(nn.Module):
     """A weighted squared distance between unit-normalised feature maps of a frozen network (LPIPS and its relatives).
 
-    ``d(x, y) = sum_l mean_hw w_l . (phi_l(x) - phi_l(y))^2`` with ``phi_l`` the maps of layer l, each position scaled
+    `d(x, y) = sum_l mean_hw w_l . (phi_l(x) - phi_l(y))^2` with `phi_l` the maps of layer l, each position scaled
     to unit length (Zhang et al. 2018, https://arxiv.org/abs/1801.03924, eq. 1).
 
     It is differentiable in the images, so it serves as a training loss too. For a fixed target compute
-    ``target = metric.features(photos)`` once and call ``metric.compare(metric.features(x), target)``. As a loss it
+    `target = metric.features(photos)` once and call `metric.compare(metric.features(x), target)`. As a loss it
     accepts what a decoder gives, slightly outside [0, 1]; measurements go through `st_lpips` and `lpips`, which
     validate.
 
     Args:
-        network: provides ``scaling_layer``, ``net`` and ``lins``; set to evaluation and frozen here.
+        network: provides `scaling_layer`, `net` and `lins`; set to evaluation and frozen here.
         least_side: the smallest image side that its poolings allow.
         label: what results are called.
     """
@@ -156,11 +156,11 @@ class PerceptualDistance(nn.Module):
         self.label = label
 
     def train(self, mode: bool = True) -> PerceptualDistance:
-        """Stay in evaluation mode: the heads contain dropout, which a surrounding model's ``train()`` would wake."""
+        """Stay in evaluation mode: the heads contain dropout, which a surrounding model's `train()` would wake."""
         return super().train(False)
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Unit-normalised maps ``(B, C_l, H_l, W_l)`` of images ``(B, 3, H, W)`` in about [0, 1]."""
+        """Unit-normalised maps `(B, C_l, H_l, W_l)` of images `(B, 3, H, W)` in about [0, 1]."""
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[-2:]) < self.least_side:
             raise ValueError(
                 f"{self.label} needs images (B, 3, H, W) of at least {self.least_side} pixels a side, "
@@ -169,19 +169,19 @@ class PerceptualDistance(nn.Module):
         return tuple(_unit(maps) for maps in self.network.net(self.network.scaling_layer(2 * images - 1)))
 
     def compare(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-        """Distance ``(B,)`` between two results of `features`."""
+        """Distance `(B,)` between two results of `features`."""
         layers = zip(self.network.lins, a, b, strict=True)
         return torch.stack([head((f - g).square()).mean((1, 2, 3)) for head, f, g in layers]).sum(0)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance ``(B,)`` between images ``(B, 3, H, W)`` in about [0, 1]."""
+        """Distance `(B,)` between images `(B, 3, H, W)` in about [0, 1]."""
         return self.compare(self.features(x), self.features(y))
 
 
 class StLpips(PerceptualDistance):
     """ST-LPIPS, the shift-tolerant AlexNet metric of Ghildyal and Liu 2022 (https://arxiv.org/abs/2207.13686).
 
-    Its own trained weights come with the wheel ``stlpips-pytorch``. Images need 21 pixels a side.
+    Its own trained weights come with the wheel `stlpips-pytorch`. Images need 21 pixels a side.
 
     Raises:
         MetricUnavailable: the package or its weights file is missing.
@@ -194,10 +194,10 @@ class StLpips(PerceptualDistance):
 class Lpips(PerceptualDistance):
     """LPIPS v0.1, AlexNet, of Zhang et al. 2018 (https://arxiv.org/abs/1801.03924). Images need 31 pixels a side.
 
-    The heads come with the wheel ``lpips``; the trunk is torchvision's ImageNet AlexNet, which no wheel contains.
+    The heads come with the wheel `lpips`; the trunk is torchvision's ImageNet AlexNet, which no wheel contains.
 
     Args:
-        weights: that file; default: where torch hub keeps it (``TORCH_HOME``). It is never downloaded from here.
+        weights: that file; default: where torch hub keeps it (`TORCH_HOME`). It is never downloaded from here.
 
     Raises:
         MetricUnavailable: the package or the file is missing, or the file's hash is not the published one. There is no
@@ -209,12 +209,12 @@ class Lpips(PerceptualDistance):
 
 
 def st_lpips(x: Tensor, y: Tensor) -> Tensor:
-    """ST-LPIPS distance per image ``(B,)``, 0 for equal images; see `StLpips`."""
+    """ST-LPIPS distance per image `(B,)`, 0 for equal images; see `StLpips`."""
     return _in_chunks(_cached_st_lpips, *_pair(x, y, least_side=21))
 
 
 def lpips(x: Tensor, y: Tensor, weights: str | os.PathLike[str] | None = None) -> Tensor:
-    """LPIPS (AlexNet, v0.1) distance per image ``(B,)``, 0 for equal images; see `Lpips` for `weights` and errors."""
+    """LPIPS (AlexNet, v0.1) distance per image `(B,)`, 0 for equal images; see `Lpips` for `weights` and errors."""
     x, y = _pair(x, y, least_side=31)
     file = _alexnet_file(weights)
     return _in_chunks(lambda device: _cached_lpips(file, device), x, y)
@@ -234,21 +234,21 @@ def lpips_official(x: Tensor, y: Tensor, weights: str | os.PathLike[str] | None 
 def dino_similarity(
     x: Tensor, y: Tensor, model: nn.Module, *, image_size: int = 224, final_norm: bool = True
 ) -> Tensor:
-    """Cosine similarity of the CLS tokens that a DINO model gives two images, per image ``(B,)``, 1 for equal images.
+    """Cosine similarity of the CLS tokens that a DINO model gives two images, per image `(B,)`, 1 for equal images.
 
     Images are resized (bicubic, antialiased) and normalised with ImageNet's mean and deviation, as published.
 
     Args:
-        x: images ``(B, 3, H, W)`` in [0, 1].
+        x: images `(B, 3, H, W)` in [0, 1].
         y: images like `x`.
-        model: ``transformers.Dinov2Model``, or ``ViTModel`` for DINO v1 (https://arxiv.org/abs/2104.14294), in eval mode.
+        model: `transformers.Dinov2Model`, or `ViTModel` for DINO v1 (https://arxiv.org/abs/2104.14294), in eval mode.
         image_size: side that the model is fed, a multiple of its patch.
         final_norm: compare tokens after the model's final norm. The published code takes that norm away, so False is what its
             number would be without the random layer.
 
     Raises:
         ValueError: images that do not correspond, a model in training mode, an image size that does not fit the patch.
-        TypeError: a model without ``layernorm`` and ``config.patch_size``.
+        TypeError: a model without `layernorm` and `config.patch_size`.
     """
     a, b = (_dino_cls(images, model, image_size) for images in _pair(x, y))
     if final_norm:
@@ -258,15 +258,15 @@ def dino_similarity(
 
 @torch.no_grad()
 def dino_similarity_official(x: Tensor, y: Tensor, model: nn.Module, seed: int, *, image_size: int = 224) -> Tensor:
-    """The number that the published DRAG code calls DINO similarity, ``(B,)``: through a pooler that nobody trained.
+    """The number that the published DRAG code calls DINO similarity, `(B,)`: through a pooler that nobody trained.
 
-    ``cos(tanh(W cls_x), tanh(W cls_y))`` with the CLS token before the final norm, which that code takes away, and ``W`` drawn
-    as ``ViTModel`` draws the layers that a checkpoint lacks: normal of deviation ``config.initializer_range``, no bias. The
+    `cos(tanh(W cls_x), tanh(W cls_y))` with the CLS token before the final norm, which that code takes away, and `W` drawn
+    as `ViTModel` draws the layers that a checkpoint lacks: normal of deviation `config.initializer_range`, no bias. The
     value depends on `seed`, so report several. It is the published quantity, not a published value: the code left the draw to
     the state of the process. A pooler that `model` itself may have is not used.
 
     Args:
-        seed: of ``W``. The rest, and what is raised, as in `dino_similarity`; the published model is DINO v1, ViT-S/16.
+        seed: of `W`. The rest, and what is raised, as in `dino_similarity`; the published model is DINO v1, ViT-S/16.
     """
     a, b = (_dino_cls(images, model, image_size).float() for images in _pair(x, y))
     width = a.shape[1]
@@ -277,7 +277,7 @@ def dino_similarity_official(x: Tensor, y: Tensor, model: nn.Module, seed: int, 
 
 
 def _dino_cls(images: Tensor, model: nn.Module, image_size: int) -> Tensor:
-    """CLS token of the last block, before the final norm, ``(B, D)``."""
+    """CLS token of the last block, before the final norm, `(B, D)`."""
     config: Any = getattr(model, "config", None)
     if not isinstance(getattr(model, "layernorm", None), nn.Module) or not hasattr(config, "patch_size"):
         raise TypeError(f"model is a {type(model).__name__}; it must be transformers' Dinov2Model or ViTModel")

@@ -1,4 +1,4 @@
-"""Which class a reconstruction shows, asked of a classifier that is not the victim: a linear probe, or the other client."""
+"""Whether a reconstruction shows the class of its photo, in the eyes of a classifier that is not the victim."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from dragkit.cache import write_json, write_tensors
 from dragkit.images import validate_images
 from dragkit.measures import intervals
 from dragkit.measures.embedding import Embedding, other_client, pooled_embedding
-from dragkit.measures.intervals import Interval
 
 Classifier = Callable[[Tensor], Tensor]
+"""Images `(B, 3, H, W)` in [0, 1] to scores `(B, classes)`."""
+
+PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 
 
 @torch.no_grad()
@@ -33,7 +35,8 @@ def class_agreement(images: Tensor, photos: Tensor, classifier: Classifier) -> T
     It compares two answers of the classifier, so its own mistakes are not counted against the attack. `rate` gives the interval.
 
     Args:
-        images, photos: `(B, 3, H, W)` in [0, 1]. classifier: images to scores `(B, classes)`; see `independent_classifier`.
+        images, photos: `(B, 3, H, W)` in [0, 1], in the same order.
+        classifier: images to scores `(B, classes)`; see `independent_classifier`.
     """
     validate_images(images, "images")
     validate_images(photos, "photos")
@@ -42,17 +45,18 @@ def class_agreement(images: Tensor, photos: Tensor, classifier: Classifier) -> T
     return (classifier(images).argmax(1) == classifier(photos).argmax(1)).cpu()
 
 
-def rate(hits: Tensor, level: float = 0.95) -> Interval:
-    """Share of True in bool `(B,)`, with Wilson's interval."""
-    if hits.dtype != torch.bool or hits.ndim != 1:
-        raise ValueError(f"hits is {tuple(hits.shape)} of {hits.dtype}; it must be bool (B,)")
-    return intervals.wilson_interval(int(hits.sum()), len(hits), level)
-
-
 def independent_classifier(victim: str, *, device: str = "cpu") -> Classifier:
-    """A classifier that is not the victim: a linear probe on the real ViT-S, or the in-house ViT when the ViT-S is the victim."""
+    """A classifier that is not the victim: a linear probe on the real ViT-S, or the in-house ViT when the ViT-S is the victim.
+
+    Args:
+        victim: name of a client of the zoo.
+        device: where it runs.
+
+    Raises:
+        ValueError: no such client.
+    """
     if other_client(victim) == zoo.WILD_CLIENT:
-        return fit_probe(device=device)
+        return imagenette_probe(device=device)
     client = zoo.load_client(zoo.CLIENT, "block:12", device=device)
     return lambda images: client.server(client(images.to(client.device)))
 
@@ -61,7 +65,11 @@ def independent_classifier(victim: str, *, device: str = "cpu") -> Classifier:
 class Probe:
     """Multinomial logistic regression on the pooled tokens of a frozen network: images `(B, 3, H, W)` -> scores `(B, classes)`.
 
-    Attributes: weight `(classes, N D)`; bias `(classes,)`; card: how it was made and its validation accuracy.
+    Attributes:
+        embedding: the network.
+        weight: `(classes, N D)`.
+        bias: `(classes,)`.
+        card: how it was made, and its accuracy on photos that it was not fitted on.
     """
 
     embedding: Embedding
@@ -74,26 +82,102 @@ class Probe:
 
 
 def fit_probe(
+    embedding: Embedding,
+    photos: Tensor,
+    labels: Tensor,
+    test_photos: Tensor,
+    test_labels: Tensor,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+) -> Probe:
+    """A linear probe for one's own photos. The test photos are only scored.
+
+    The penalty is chosen on every fifth photo of a class, then all photos are used.
+
+    Args:
+        embedding: images to features; a network that is not the victim.
+        photos, labels: to fit on, `(n, 3, H, W)` in [0, 1] and classes 0, 1, ... `(n,)`; at least 50.
+        test_photos, test_labels: to score on, of the same kind.
+        penalties: values of scikit-learn's C (the inverse penalty) to choose from.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+        ValueError: too few photos, labels that do not fit them, or no penalty.
+    """
+    _check_labelled("photos", photos, labels, 50)
+    _check_labelled("test_photos", test_photos, test_labels, 1)
+    if not penalties:
+        raise ValueError("penalties is empty; at least one is needed")
+    features, y = _flat(embedding(photos)).numpy(), labels.cpu().numpy()
+    held_out, classes = _every_fifth(y), np.unique(y)
+    if not np.array_equal(classes, np.arange(len(classes))) or len(classes) < 2:
+        raise ValueError(
+            f"labels holds {classes.tolist()[:12]}; it must be classes 0, 1, ... without a gap, two or more"
+        )
+    if not held_out.any():
+        raise ValueError("labels has no class with five photos; the penalty is chosen on every fifth photo of a class")
+    scores = {
+        c: float(_logistic(features[~held_out], y[~held_out], c).score(features[held_out], y[held_out]))
+        for c in penalties
+    }
+    penalty = max(scores, key=lambda c: scores[c])
+    model = _logistic(features, y, penalty)
+    right = int((model.predict(_flat(embedding(test_photos)).numpy()) == test_labels.cpu().numpy()).sum())
+    top1 = intervals.wilson_interval(right, len(test_labels))
+    card = {
+        "name": "linear probe",
+        "embedding": embedding.name,
+        "n_train": len(labels),
+        "penalty": penalty,
+        "held_out_top1": scores,
+        "measured": {"top1": {"value": top1.mean, "ci": [top1.low, top1.high], "n": len(test_labels)}},
+        "packages": {name: version(name) for name in ("torch", "scikit-learn")},
+    }
+    weight, bias = torch.tensor(model.coef_).float(), torch.tensor(model.intercept_).float()
+    if len(weight) == 1:  # of two classes scikit-learn scores the second against the first
+        weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
+    return Probe(embedding, weight, bias, card)
+
+
+def _check_labelled(name: str, photos: Tensor, labels: Tensor, least: int) -> None:
+    validate_images(photos, name)
+    if tuple(labels.shape) != (len(photos),) or len(photos) < least:
+        raise ValueError(
+            f"{name} holds {len(photos)} with labels {tuple(labels.shape)}; at least {least} are needed, a label each"
+        )
+
+
+def _every_fifth(labels: np.ndarray) -> np.ndarray:
+    """Which photos are the fifth, tenth, ... of their class, bool `(n,)`."""
+    place = np.empty(len(labels), dtype=int)
+    for label in np.unique(labels):
+        of_class = labels == label
+        place[of_class] = np.arange(of_class.sum())
+    return place % 5 == 4
+
+
+def imagenette_probe(
     n_train: int = 1500,
     n_val: int = 500,
     *,
     seed: int = 0,
-    penalties: Sequence[float] = (1.0, 10.0, 100.0, 1000.0),
+    penalties: Sequence[float] = PENALTIES,
     embedding: Embedding | None = None,
     device: str = "cpu",
 ) -> Probe:
-    """The linear probe, fitted on training photos or read from `data.cache_dir()`, where it lies with its card.
-
-    The penalty is chosen on every fifth training photo, then all of them are used. Validation photos are only scored.
+    """The linear probe for the ten classes of Imagenette, fitted once, then read from the cache, where it lies with its card.
 
     Args:
-        n_train, n_val: photos of the two splits, balanced over the classes.
+        n_train, n_val: photos of the training subset to fit on and of the validation subset to score on, balanced over the
+            classes.
         seed: of their choice.
-        penalties: values of scikit-learn's C (the inverse penalty) to choose from.
+        penalties: see `fit_probe`.
         embedding: the pooled tokens of the real ViT-S when None.
+        device: of the embedding that is loaded when none is given.
 
     Raises:
-        ImportError: scikit-learn is not installed. ValueError: more photos than a split has.
+        ImportError: scikit-learn is not installed.
+        ValueError: more photos than a subset has.
     """
     if n_train < 50 or n_val < 1 or not penalties:
         raise ValueError(f"n_train is {n_train}, n_val {n_val}; at least 50 and 1 are needed, and one penalty")
@@ -117,28 +201,17 @@ def fit_probe(
 
 
 def _make_probe(spec: dict[str, Any], embedding: Embedding, file: Path) -> None:
-    x, y, _ = data.pick("train", spec["n_train"], seed=spec["seed"])
-    features = _flat(embedding(x)).numpy()
-    held_out = np.arange(len(y)) // len(data.CLASSES) % 5 == 4  # whole rounds over the classes
-    scores = {
-        c: float(_logistic(features[~held_out], y.numpy()[~held_out], c).score(features[held_out], y.numpy()[held_out]))
-        for c in spec["penalties"]
-    }
-    chosen = max(scores, key=lambda c: scores[c])
-    model = _logistic(features, y.numpy(), chosen)
-    x, y, _ = data.pick("val", spec["n_val"], seed=spec["seed"])
-    right = int((model.predict(_flat(embedding(x)).numpy()) == y.numpy()).sum())
-    top1 = intervals.wilson_interval(right, len(y))
-    write_tensors(file, {"weight": torch.tensor(model.coef_).float(), "bias": torch.tensor(model.intercept_).float()})
+    (x, y, _), (new_x, new_y, _) = (
+        data.pick(subset, n, seed=spec["seed"]) for subset, n in (("train", spec["n_train"]), ("val", spec["n_val"]))
+    )
+    probe = fit_probe(embedding, x, y, new_x, new_y, penalties=spec["penalties"])
+    write_tensors(file, {"weight": probe.weight, "bias": probe.bias})
+    numbers = f"--n-train {spec['n_train']} --n-val {spec['n_val']} --seed {spec['seed']}"
     card = {
-        "name": "linear probe",
-        "command": f"python -m dragkit.measures.probe --n-train {spec['n_train']} --n-val {spec['n_val']} --seed {spec['seed']}",
-        "data": "Imagenette, training split; scored on the validation split",
+        "command": f"python -m dragkit.measures.probe {numbers}",
+        "data": "Imagenette, training subset; scored on the validation subset",
         **spec,
-        "penalty": chosen,
-        "held_out_top1": scores,
-        "measured": {"top1": {"value": top1.mean, "ci": [top1.low, top1.high], "n": len(y)}},
-        "packages": {name: version(name) for name in ("torch", "transformers", "scikit-learn")},
+        **probe.card,
         "sha256": zoo.file_sha256(file),
     }
     write_json(file.with_suffix(".json"), card)
@@ -162,5 +235,5 @@ if __name__ == "__main__":
     parser.add_argument("--n-train", type=int, default=1500)
     parser.add_argument("--n-val", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    print(json.dumps(fit_probe(chosen.n_train, chosen.n_val, seed=chosen.seed).card, indent=1))
+    o = parser.parse_args()
+    print(json.dumps(imagenette_probe(o.n_train, o.n_val, seed=o.seed).card, indent=1))

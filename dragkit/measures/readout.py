@@ -13,20 +13,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dragkit import data, zoo
 from dragkit.client import SplitClient
-from dragkit.measures import intervals, metrics
-
-READABLE = 0.6  # MS-SSIM from which an IR is said to determine its photo
 
 
 @dataclass(frozen=True)
 class Readout:
-    """A fitted linear map; made by `fit_readout`."""
+    """A fitted linear map; made by `fit_readout`.
 
-    token_mean: Tensor  # (1, N, E)
-    patch_mean: Tensor  # (1, N, 3 p p)
-    weight: Tensor  # (E, 3 p p)
+    Attributes:
+        token_mean: `(1, N, E)`.
+        patch_mean: `(1, N, 3 p p)`, for patches of p by p pixels.
+        weight: `(E, 3 p p)`.
+        image_size: side of the photos, S.
+    """
+
+    token_mean: Tensor
+    patch_mean: Tensor
+    weight: Tensor
     image_size: int
 
     def __call__(self, client: SplitClient, h: Tensor) -> Tensor:
@@ -45,7 +48,12 @@ def _tokens(client: SplitClient, h: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fit_readout(client: SplitClient, photos: Tensor, ridge: float = 1e-4) -> Readout:
-    """Fit on `photos` `(B, 3, S, S)` in [0, 1]; `ridge` is relative to the variance of the tokens.
+    """The linear map that reads photos best from this client's IRs.
+
+    Args:
+        client: sends patch tokens.
+        photos: to fit on, `(n, 3, S, S)` in [0, 1].
+        ridge: relative to the variance of the tokens.
 
     Raises:
         ValueError: the patch tokens do not form a square grid that divides the photos.
@@ -61,28 +69,3 @@ def fit_readout(client: SplitClient, photos: Tensor, ridge: float = 1e-4) -> Rea
     a, y = (tokens - token_mean).flatten(0, 1), (patches - patch_mean).flatten(0, 1)
     gram = a.T @ a + ridge * a.var() * len(a) * torch.eye(a.shape[1])
     return Readout(token_mean, patch_mean, torch.linalg.solve(gram, a.T @ y), size)
-
-
-@torch.no_grad()
-def readable(name: str, at: str, n_fit: int = 2000, n_test: int = 200) -> intervals.Interval:
-    """MS-SSIM, with its interval, that a linear map reaches on training photos it was not fitted on."""
-    photos, _, _ = data.pick("train", n_fit + n_test)
-    client = zoo.load_client(name, at)
-    with torch.autocast("cpu", torch.bfloat16):
-        fitted = fit_readout(client, photos[:n_fit])
-        seen = torch.cat([client(x) for x in photos[n_fit:].split(50)])
-    return intervals.bootstrap_ci(metrics.ms_ssim(fitted(client, seen), photos[n_fit:]))
-
-
-def deepest_readable(name: str, blocks: int = 12) -> tuple[str, dict[str, intervals.Interval]]:
-    """The deepest block whose IR determines the photo by `READABLE`, and what was read there and below it.
-
-    Raises:
-        ValueError: none does.
-    """
-    found: dict[str, intervals.Interval] = {}
-    for k in range(blocks, -1, -1):
-        found[f"block:{k}"] = readable(name, f"block:{k}")
-        if found[f"block:{k}"].mean >= READABLE:
-            return f"block:{k}", found
-    raise ValueError(f"no block of {name} determines the photo: {found}")

@@ -17,25 +17,22 @@ class KernelDistance(NamedTuple):
     standard_error: float
 
 
-# --- sets of features -------------------------------------------------------------------------------------------------
-
-
 def kernel_distance(
     feats_a: Tensor, feats_b: Tensor, *, subsets: int = 100, subset_size: int | None = None, seed: int = 0
 ) -> KernelDistance:
     """Squared maximum mean discrepancy between two sets of features, as in KID (https://arxiv.org/abs/1801.01401).
 
-    The unbiased estimator with the kernel ``(x . y / d + 1)^3``, averaged over random subsets drawn without
+    The unbiased estimator with the kernel `(x . y / d + 1)^3`, averaged over random subsets drawn without
     replacement. Unbiased means that two samples of one distribution average 0 and may come out below 0. With Inception
     features it is KID; with any others say which.
 
-    The standard error is the delete-d jackknife's, ``sqrt(m / (n - m) * variance over subsets)`` with n the smaller set
+    The standard error is the delete-d jackknife's, `sqrt(m / (n - m) * variance over subsets)` with n the smaller set
     and m the subset size (Shao and Wu, Annals of Statistics 1989). The usual spread over subsets divided by
-    ``sqrt(subsets)`` shrinks at will, because subsets overlap. It is NaN when m = n, with nothing left out.
+    `sqrt(subsets)` shrinks at will, because subsets overlap. It is NaN when m = n, with nothing left out.
 
     Args:
-        feats_a: ``(n_a, d)``, finite floats.
-        feats_b: ``(n_b, d)``.
+        feats_a: `(n_a, d)`, finite floats.
+        feats_b: `(n_b, d)`.
         subsets: number of subsets.
         subset_size: m; default half of the smaller set, at most 1000.
         seed: of the subsets.

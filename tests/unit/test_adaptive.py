@@ -14,7 +14,6 @@ from dragkit.adaptive.replies import REPLIES, hear
 from dragkit.client import Layout
 from dragkit.defenses import Chain, Defence, defend, make
 from dragkit.distance import cosine_distance
-from dragkit.zoo.knowledge import Knowledge
 
 LAYOUT = Layout("BND", 1, True)
 
@@ -26,7 +25,7 @@ class Toy(Defence):
     act: object = None
 
     @classmethod
-    def of(cls, client, value=None):
+    def of(cls, client, value=None, photos=None):
         raise NotImplementedError
 
     def __call__(self, h, generator):
@@ -77,13 +76,13 @@ def coded(n, places=9, features=16, seed=0):
 def test_averaging_k_noisy_messages_divides_the_variance_by_k(client, h):
     noise = Noise(LAYOUT)
     for k in (1, 4, 16):
-        heard, threat = hear("average", defend(noise, h, 0, k), noise, client, None)
+        heard, threat = hear("average", defend(noise, h, 0, k), noise, client)
         assert float((heard.h - h).var()) == pytest.approx(0.25 / k, rel=0.05) and heard.mask is None
         assert threat.queries == k
 
 
 def test_averaging_fills_in_what_other_messages_left_out(client, h):
-    heard, _ = hear("average", defend(Toy(LAYOUT, act=dropout), h, 0, 6), Toy(LAYOUT, act=dropout), client, None)
+    heard, _ = hear("average", defend(Toy(LAYOUT, act=dropout), h, 0, 6), Toy(LAYOUT, act=dropout), client)
     there = heard.h != 0
     assert 0.97 < there.float().mean() < 1
     torch.testing.assert_close(heard.h[there], h[there])
@@ -91,7 +90,7 @@ def test_averaging_fills_in_what_other_messages_left_out(client, h):
 
     drop = make("drop:0.5", client)
     messages = defend(drop, h, 0, 3)
-    heard, _ = hear("average", messages, drop, client, None)
+    heard, _ = hear("average", messages, drop, client)
     assert torch.equal(heard.mask, (messages != 0).any(-1).any(0)) and 33 < heard.mask.sum(1).min() < 65
     torch.testing.assert_close(heard.h[heard.mask], h[heard.mask])
     assert average(torch.zeros(2, 1, 3)).isfinite().all()
@@ -99,7 +98,7 @@ def test_averaging_fills_in_what_other_messages_left_out(client, h):
 
 def test_likelihood_takes_the_noise_from_the_defence(client, h):
     noise = Noise(LAYOUT)
-    heard, _ = hear("likelihood", defend(noise, h, 0, 4), noise, client, None)
+    heard, _ = hear("likelihood", defend(noise, h, 0, 4), noise, client)
     want = (h - heard.h).square().sum((1, 2)) / (2 * heard.h.square().sum((1, 2)))
     torch.testing.assert_close(heard.distance(h, heard.h, None), want)
 
@@ -107,7 +106,7 @@ def test_likelihood_takes_the_noise_from_the_defence(client, h):
         def whiten(self, delta):
             return delta[..., :1]  # the noise is without bounds in all features but the first
 
-    heard, _ = hear("likelihood", h[None], Shaped(LAYOUT), client, None)
+    heard, _ = hear("likelihood", h[None], Shaped(LAYOUT), client)
     elsewhere = h + torch.cat([torch.zeros(1), torch.ones(h.shape[2] - 1)])
     torch.testing.assert_close(heard.distance(elsewhere, h, None), torch.zeros(3))
 
@@ -175,31 +174,31 @@ def test_the_position_network_learns_a_code_ignores_order_and_is_deterministic()
 
 def test_position_classifiers_are_kept_with_a_card_and_checked(tmp_path, monkeypatch):
     monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
+    client = zoo.load_client(at="block:1")
     photos = torch.rand(40, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("dragkit.data.pick", lambda split, n, seed: (photos[:n], None, None))
+    monkeypatch.setattr("dragkit.data.pick", lambda subset, n, seed: (photos[:n], None, None))
     small = {"n_train": 32, "n_held_out": 4, "steps": 2}
-    first, again = (fit_positions(at="block:1", **small) for _ in range(2))
+    first, again = (fit_positions(client, **small) for _ in range(2))
     files = list((tmp_path / "probes").glob("*.safetensors"))
     assert len(files) == 1 and first.card == again.card and first.card["measured"]["right place, Hungarian"]["n"] == 4
     assert "--at block:1" in first.card["command"] and first.prefix == 1
     assert torch.equal(first(photos.new_ones(1, 65, 128)), again(photos.new_ones(1, 65, 128)))
     files[0].write_bytes(files[0].read_bytes()[:-4] + b"\0\0\1\0")
     with pytest.raises(ValueError, match="not the file its card describes"):
-        fit_positions(at="block:1", **small)
+        fit_positions(client, **small)
     with pytest.raises(ValueError, match="n_train is 4"):
-        fit_positions(n_train=4)
+        fit_positions(client, n_train=4)
 
 
 @pytest.mark.parametrize("recipe", ["shuffle", "drop:0.5+shuffle"])
 def test_replies_to_shuffling_get_tokens_masks_and_distances(client, h, recipe, monkeypatch):
-    known = Knowledge(zoo.CLIENT, "block:6", zoo.PRIOR)
     defence = make(recipe, client)
     messages = defend(defence, h, 0, 2)
     torch.manual_seed(0)
     toy = Positions(PositionNetwork(128, 64).eval().requires_grad_(False), 1, {})
-    monkeypatch.setattr(replies, "fit_positions", lambda client, at, device: toy)
+    monkeypatch.setattr(replies, "fit_positions", lambda client, photos: toy)
     for reply in ("placed", "assignment", "gram", "sliced", "reorder"):
-        heard, threat = hear(reply, messages, defence, client, known)
+        heard, threat = hear(reply, messages, defence, client)
         d = heard.distance(h, heard.h, heard.mask)
         assert d.shape == (3,) and d.isfinite().all() and threat.defence_known
         assert (heard.mask is None) == (recipe == "shuffle")
@@ -213,9 +212,9 @@ def test_replies_to_shuffling_get_tokens_masks_and_distances(client, h, recipe, 
 def test_replies_to_gains_and_rotations_do_not_notice_them(client, h):
     for reply, act in (("channelwise", gains), ("token gram", rotate)):
         toy = Toy(LAYOUT, act=act)
-        heard, _ = hear(reply, defend(toy, h, 0), toy, client, None)
+        heard, _ = hear(reply, defend(toy, h, 0), toy, client)
         torch.testing.assert_close(heard.distance(h, heard.h, heard.mask), torch.zeros(3), atol=1e-4, rtol=0)
-    hear("loud channels", defend(Toy(LAYOUT, act=gains), h, 0), Toy(LAYOUT, act=gains), client, None)
+    hear("loud channels", defend(Toy(LAYOUT, act=gains), h, 0), Toy(LAYOUT, act=gains), client)
 
 
 UNSUITABLE = [
@@ -237,22 +236,22 @@ UNSUITABLE = [
 def test_unsuitable_defences_are_refused(client, h, reply, recipe, why):
     defence = make(recipe, client)
     with pytest.raises(ValueError, match=why):
-        hear(reply, defend(defence, h, 0), defence, client, None)
+        hear(reply, defend(defence, h, 0), defence, client)
 
 
 def test_distances_that_would_notice_the_defence_are_refused(client, h):
     noise = Noise(LAYOUT)
     for reply in ("channelwise", "loud channels", "token gram"):
         with pytest.raises(ValueError, match=f"reply '{reply}' does not suit the defence Noise: it changes"):
-            hear(reply, defend(noise, h, 0), noise, client, None)
+            hear(reply, defend(noise, h, 0), noise, client)
 
 
 def test_a_fixed_part_is_no_expectation_since_it_may_hold_a_secret_key(client, h):
     secret = Toy(LAYOUT, act=rotate)
     for defence in (secret, Chain(LAYOUT, (Noise(LAYOUT), secret))):
         with pytest.raises(ValueError, match="defence Toy: it draws nothing at random"):
-            hear("expectation", defend(defence, h, 0), defence, client, None)
-    heard, _ = hear("expectation", defend(Noise(LAYOUT), h, 0), Noise(LAYOUT), client, None)
+            hear("expectation", defend(defence, h, 0), defence, client)
+    heard, _ = hear("expectation", defend(Noise(LAYOUT), h, 0), Noise(LAYOUT), client)
     assert heard.distance(h, heard.h, None).isfinite().all()
 
 
@@ -260,7 +259,7 @@ def test_rounding_twice_is_rounding_once_but_does_change_the_channels(client, h)
     coarse = Toy(LAYOUT, act=lambda h, generator: h.round())
     for reply in ("channelwise", "token gram"):
         with pytest.raises(ValueError, match="changes what it compares"):
-            hear(reply, defend(coarse, h, 0), coarse, client, None)
+            hear(reply, defend(coarse, h, 0), coarse, client)
 
 
 def test_every_reply_has_a_label_of_its_own_and_unknown_ones_are_refused():

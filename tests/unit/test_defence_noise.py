@@ -8,7 +8,8 @@ import torch
 from dragkit import data, zoo
 from dragkit.client import Layout
 from dragkit.defenses import Chain, TokenDrop, defend
-from dragkit.defenses.additive import Dropout, GaussianNoise, LaplaceNoise, mean_token, spread, training_tokens
+from dragkit.defenses.additive import Dropout, GaussianNoise, LaplaceNoise
+from dragkit.defenses.public import mean_token, public_tokens, spread
 
 TOKENS = Layout("BND", 1, True)
 LAYOUTS = {"BND": (65, 128), "BCHW": (128, 8, 8), "BHWC": (8, 8, 128), "BD": (128,)}
@@ -21,9 +22,9 @@ def client():
 
 @pytest.fixture
 def photos(monkeypatch):
-    """Random images in the place of training photos."""
+    """Random images in the place of Imagenette."""
     images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(data, "pick", lambda split, n: (images, None, None))
+    monkeypatch.setattr(data, "pick", lambda subset, n, seed: (images, None, None))
     return images
 
 
@@ -42,7 +43,7 @@ def test_noise_moves_every_number_by_its_std(kind, kurtosis, axes):
 
 
 @pytest.mark.parametrize("kind", [GaussianNoise, LaplaceNoise])
-def test_the_unit_is_the_spread_of_training_tokens(kind, client, photos):
+def test_the_unit_is_the_spread_of_public_tokens(kind, client, photos):
     with torch.no_grad():
         h = client(photos)
     made = kind.of(client, 0.5)
@@ -56,11 +57,9 @@ def test_spread_is_measured_around_the_mean_token():
     torch.testing.assert_close(mean_token(tokens), tokens.flatten(0, 1).mean(0))
 
 
-def test_training_tokens_are_double_and_the_same_twice(client, photos):
-    tokens = training_tokens(client)
-    assert (
-        tokens.shape == (8, 65, 128) and tokens.dtype == torch.float64 and torch.equal(tokens, training_tokens(client))
-    )
+def test_public_tokens_are_double_and_the_same_twice(client, photos):
+    tokens = public_tokens(client)
+    assert tokens.shape == (8, 65, 128) and tokens.dtype == torch.float64 and torch.equal(tokens, public_tokens(client))
 
 
 @pytest.mark.parametrize("axes", LAYOUTS)

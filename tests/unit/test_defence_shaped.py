@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dragkit import zoo
+from dragkit import data, zoo
 from dragkit.client import Layout
 from dragkit.defenses import shaped
 from dragkit.defenses.additive import GaussianNoise
@@ -31,14 +31,14 @@ def known():
 
 
 def test_no_noise_of_the_same_cost_leaks_less(known):
-    best = known.as_dear_as(0.7, least_leakage(known.leakage, known.need))
+    best = known.at_equal_cost(0.7, least_leakage(known.leakage, known.need))
     assert known.leak(best) < 0.95 * known.leak(known.isotropic(0.7))
     near = matrix_power(best, 0.5)
     for seed in range(
         300
     ):  # far from the optimum and close to it; both blocks change, so the budget moves between them too
         other = positive(100 + seed, 2) if seed % 2 else near @ (torch.eye(D) + 0.2 * positive(seed, 2)) @ near
-        assert known.leak(known.as_dear_as(0.7, other)) > known.leak(best)
+        assert known.leak(known.at_equal_cost(0.7, other)) > known.leak(best)
 
 
 def test_the_shape_is_known_where_the_factors_commute():
@@ -135,8 +135,8 @@ def test_patch_tokens_share_a_block_and_the_ridge_is_added():
 def few_photos(monkeypatch, tmp_path):
     """Random pictures instead of training photos, and an empty cache."""
     photos = torch.rand(64, 3, 64, 64, generator=torch.Generator().manual_seed(11))
-    monkeypatch.setattr(shaped.data, "pick", lambda split, n, **_: (photos[: min(n, 32)], None, None))
-    monkeypatch.setattr(shaped.data, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(data, "pick", lambda subset, n, seed: (photos[: min(n, 32)], None, None))
+    monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
     return tmp_path
 
 

@@ -5,8 +5,10 @@ import tiny
 import torch
 
 from dragkit import zoo
+from dragkit.adaptive.replies import hear
 from dragkit.client import SplitClient
-from dragkit.defenses import defend_images
+from dragkit.defenses import Chain, ChainInside, TokenDrop, defend, defend_images, make
+from dragkit.defenses.base import chain
 from dragkit.defenses.stochastic import ExpectedClient, StochasticDepth, StochasticHeads
 
 KINDS = (StochasticDepth, StochasticHeads)
@@ -140,11 +142,43 @@ def test_what_cannot_work_is_refused(client, images):
         with pytest.raises(ValueError, match="needs a cut after a block"):
             kind.of(zoo.load_client(at="block:0"))
     depth = StochasticDepth.of(client)
-    with pytest.raises(TypeError, match="acts inside the client"):
-        depth(client(images), torch.Generator())
+    with pytest.raises(TypeError, match=r"StochasticDepth acts inside the client.*use defend_images"):
+        defend(depth, client(images), 0)
     with pytest.raises(ValueError, match="queries is 0"):
         defend_images(depth, client, images, 0, queries=0)
     with pytest.raises(ValueError, match="draws is 0"):
         ExpectedClient(client, depth, draws=0)
     with pytest.raises(ValueError, match="seeds has 2 entries"):
         defend_images(depth, client, images, [1, 2])
+
+
+def test_only_the_first_of_a_chain_may_act_inside(client, images):
+    both = make("heads:0.25+drop:0.5", client)
+    assert isinstance(both, ChainInside) and [type(part).__name__ for part in both.parts] == [
+        "StochasticHeads",
+        "TokenDrop",
+    ]
+    sent = defend_images(both, client, images, 5)[0]
+    alone = defend_images(make("heads:0.25", client), client, images, 5)[0]
+    there = both.arrived(sent)
+    assert there.sum(1).tolist() == [33] * 3 and torch.equal(sent[there], alone[there])
+    assert both.receive(sent).shape == (3, 33, 128)
+    for spec in ("shuffle+heads:0.25", "drop:0.5+shuffle+depth", "heads+heads"):
+        with pytest.raises(ValueError, match="acts inside the client, so it can only come first"):
+            make(spec, client)
+    drop = TokenDrop.of(client)
+    with pytest.raises(ValueError, match="StochasticHeads acts inside the client"):
+        chain([drop, StochasticHeads.of(client)])
+    assert chain([drop]) is drop and isinstance(chain([drop, drop]), Chain)
+
+
+def test_the_reply_to_hidden_parts_attacks_the_mean_of_instances(client, images):
+    heads = make("heads:0.25", client)
+    message, threat = hear("instances", defend_images(heads, client, images, 0, 4), heads, client)
+    assert isinstance(message.client, ExpectedClient) and threat.queries == 4
+    torch.testing.assert_close(message.measure(images), message.distance(message.client(images), message.h))
+    for reply in ("expectation", "channelwise"):
+        with pytest.raises(ValueError, match="acts inside the client, not on IRs"):
+            hear(reply, defend_images(heads, client, images, 0), heads, client)
+    with pytest.raises(ValueError, match="does not suit the defence TokenDrop"):
+        hear("instances", client(images)[None], TokenDrop.of(client), client)

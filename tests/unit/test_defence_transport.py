@@ -8,7 +8,7 @@ import torch
 from dragkit import data, zoo
 from dragkit.client import Layout
 from dragkit.defenses import defend
-from dragkit.defenses.additive import training_tokens
+from dragkit.defenses.public import public_tokens
 from dragkit.defenses.transport import LowRank, Quantise, TopK
 
 LAYOUTS = {"BND": (5, 8), "BCHW": (8, 2, 3), "BHWC": (2, 3, 8), "BD": (8,)}
@@ -22,9 +22,9 @@ def client():
 
 @pytest.fixture
 def photos(monkeypatch):
-    """Random images in the place of training photos."""
+    """Random images in the place of Imagenette."""
     images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(data, "pick", lambda split, n: (images, None, None))
+    monkeypatch.setattr(data, "pick", lambda subset, n, seed: (images, None, None))
     return images
 
 
@@ -97,7 +97,7 @@ def test_bits_of_a_message(client, photos):
 
 
 def test_principal_directions_keep_most_of_the_variance(client, photos):
-    tokens = training_tokens(client).flatten(0, 1)
+    tokens = public_tokens(client).flatten(0, 1)
     left = [
         (tokens - low(tokens[None], None)[0]).square().sum() for low in (LowRank.of(client, k) for k in (1, 16, 128))
     ]
@@ -140,10 +140,10 @@ def test_wrong_strengths_are_named_before_anything_is_measured(client, monkeypat
                 kind.of(client, value)
 
 
-def test_too_few_training_tokens_and_swapped_ends_are_refused(client, photos, monkeypatch):
-    few = training_tokens(client)[:1, :10]
-    monkeypatch.setattr("dragkit.defenses.transport.training_tokens", lambda client: few)
-    with pytest.raises(ValueError, match="lowrank is given 10, but 10 training tokens have 9"):
+def test_too_few_tokens_and_swapped_ends_are_refused(client, photos, monkeypatch):
+    few = public_tokens(client)[:1, :10]
+    monkeypatch.setattr("dragkit.defenses.transport.public_tokens", lambda client, photos: few)
+    with pytest.raises(ValueError, match="lowrank is given 10, but 1 photos of 10 tokens have 9"):
         LowRank.of(client, 10)
     with pytest.raises(ValueError, match="low is above high"):
         Quantise(layout("BND"), (5, D), 2, torch.ones(D), torch.zeros(D))

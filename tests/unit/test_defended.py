@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from dragkit import zoo
-from dragkit.measures import utility
-from draglab import tables
+from draglab import accuracy, tables
 from draglab.studies import defence_study
 from draglab.studies.randomness import COMPARED, SEEDS_EACH, _over_seeds
 
@@ -28,7 +27,7 @@ def toy(monkeypatch):
     monkeypatch.setattr(defence_study, "compare", lambda name, cases: (rows, {}))
     monkeypatch.setattr(defence_study, "_found_first", lambda images, case: {})
     monkeypatch.setattr(
-        utility, "measured_accuracy", lambda client, at, recipe: (0.6 if client == server else 0.4, 0, 1)
+        accuracy, "measured_accuracy", lambda client, at, defence: (0.6 if client == server else 0.4, 0, 1)
     )
     return server
 

@@ -6,7 +6,7 @@ import torch
 from dragkit import defenses, zoo
 from dragkit.adaptive import replies
 from dragkit.adaptive.replies import hear
-from dragkit.defenses import Chain, TokenDrop, TokenShuffle, check_recipe, defend, make
+from dragkit.defenses import Chain, TokenDrop, TokenShuffle, defend, make, parse_spec
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_chain_is_undone_from_the_end(client, h):
 
 
 def test_recipes_say_what_is_wrong_with_them(client):
-    assert check_recipe("drop:0.5+shuffle") == [("drop", 0.5), ("shuffle", None)]
+    assert parse_spec("drop:0.5+shuffle") == [("drop", 0.5), ("shuffle", None)]
     for recipe, message in {
         "blur": "defence is 'blur'; the known ones are",
         "drop:much": "must be a number",
@@ -80,9 +80,9 @@ def test_models_that_look_at_positions_are_refused(client):
 def test_replies_get_the_messages_and_the_defence(client, h):
     drop = TokenDrop.of(client, 0.5)
     messages = defend(drop, h, 0, queries=2)
-    heard, threat = hear("mask", messages, drop, client, None)
+    heard, threat = hear("mask", messages, drop, client)
     assert torch.equal(heard.mask, drop.arrived(messages[0])) and threat.defence_known and threat.queries == 2
-    heard, threat = hear("", messages, drop, client, None)
+    heard, threat = hear("", messages, drop, client)
     assert heard.mask is None and not threat.defence_known
     with pytest.raises(ValueError, match="adaptive is 'guess'"):
         replies.check_reply("guess")

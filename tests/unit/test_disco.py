@@ -16,8 +16,8 @@ from dragkit.defenses import defend
 from dragkit.defenses import disco as defence
 from dragkit.defenses.disco import Disco, DiscoHard, DiscoRandom, DiscoStatic, Mask, Pruner, PrunerShape, channel_mask
 from dragkit.distance import cosine_distance
-from dragkit.measures import utility
 from dragkit.priors.inverse_network import InverseNetwork
+from draglab import accuracy
 from draglab.training import classifier, disco, export
 from draglab.training import disco as training
 from draglab.training.loop import TrainConfig, fit
@@ -122,13 +122,13 @@ def test_static_masks_are_all_the_same_random_ones_all_different_learned_ones_de
 def test_the_centred_reply_does_not_notice_a_mean_fill(temperature):
     h, mask = messages().float(), Mask(0.5, temperature, fill="mean")
     masked = Disco(BND, pruner(mask).float(), mask)
-    client = SimpleNamespace(tokens=lambda h: h, layout=BND)
+    client = SimpleNamespace(tokens=lambda h: h, layout=BND, h_shape=h.shape[1:])
     sent = defend(masked, h, 0)
-    heard, _ = hear("centred", sent, masked, client, None)
+    heard, _ = hear("centred", sent, masked, client)
     assert (heard.distance(h, heard.h) < 1e-4).all() and (heard.distance(h.flip(0), heard.h) > 0.3).all()
     assert (cosine_distance(h, sent[0]) > 0.02).all()
     with pytest.raises(ValueError, match="puts no mean in place"):
-        hear("centred", sent, replace(masked, mask=replace(mask, fill="zero")), client, None)
+        hear("centred", sent, replace(masked, mask=replace(mask, fill="zero")), client)
 
 
 def test_a_mean_fill_puts_the_mean_where_nothing_is_sent():
@@ -304,7 +304,7 @@ def test_training_exports_a_client_and_its_pruner_that_the_defence_finds(tmp_pat
     assert found.mask == recipe.mask and Disco.of(client, 0.9).mask.ratio == 0.9
     assert DiscoRandom.of(client).mask.scores == "random" and DiscoHard.of(client).mask.hard
     assert found.pruner.average.std() > 0  # the mean scores were measured
-    right = utility.per_photo_right(client, found)  # what was measured is what was shipped
+    right = accuracy.per_photo_right(client, found)  # what was measured is what was shipped
     assert card["measured"]["top1"] == {"value": right.double().mean().item(), "n": 60}
     assert set(card["measured"]) == {"top1", "top1_no_mask", "adversary_psnr"}
     start, x = zoo.load_client(at="block:6"), torch.rand(2, 3, 64, 64)

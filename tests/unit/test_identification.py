@@ -13,8 +13,9 @@ from dragkit import cache, data, zoo
 from dragkit.distance import cosine_distance
 from dragkit.measures import identification as ident
 from dragkit.measures.embedding import Embedding, independent_embedding, ir_embedding
-from dragkit.measures.identification import Gallery
-from dragkit.measures.probe import class_agreement, fit_probe, independent_classifier, rate
+from dragkit.measures.intervals import rate
+from dragkit.measures.probe import class_agreement, imagenette_probe, independent_classifier
+from draglab.gallery import imagenette_gallery
 
 PIXELS = Embedding("pixels", lambda x: x.flatten(2).transpose(1, 2))
 
@@ -119,7 +120,7 @@ def test_chance_level_is_what_random_ranks_score():
 
 
 def test_gallery_begins_with_the_attacked_photos_and_is_balanced(photos):
-    gallery = Gallery.build(20, 60, embedding=PIXELS, threshold=0)
+    gallery = imagenette_gallery(20, 60, embedding=PIXELS, threshold=0)
     attacked, labels, indices = data.pick("val", 20)
     assert gallery.indices[:20] == indices and torch.equal(gallery.photos[:20], attacked)
     assert torch.equal(gallery.labels[:20], labels)
@@ -133,7 +134,7 @@ def test_near_duplicates_leave_the_gallery_but_attacked_photos_stay(photos):
     val[order[1]] = val[order[0]]  # two attacked photos alike: both stay
     val[order[7]] = val[order[2]]  # like an attacked one: left out
     val[order[9]] = val[order[8]]  # like another of the gallery: the later one is left out
-    gallery = Gallery.build(5, 30, embedding=PIXELS, threshold=1e-4)
+    gallery = imagenette_gallery(5, 30, embedding=PIXELS, threshold=1e-4)
     assert gallery.removed == [order[7], order[9]]
     assert gallery.indices == [i for i in order[:32] if i not in gallery.removed]
     assert len(gallery.photos) == 30
@@ -143,15 +144,15 @@ def test_near_duplicates_leave_the_gallery_but_attacked_photos_stay(photos):
 
 def test_gallery_refuses_what_it_cannot_fill(photos):
     with pytest.raises(ValueError, match="1 <= attacked <= size <= 120"):
-        Gallery.build(5, 121, embedding=PIXELS)
+        imagenette_gallery(5, 121, embedding=PIXELS)
     with pytest.raises(ValueError, match="1 <= attacked"):
-        Gallery.build(40, 30, embedding=PIXELS)
+        imagenette_gallery(40, 30, embedding=PIXELS)
     with pytest.raises(ValueError, match=r"only 5 of 45 photos are that far apart"):
-        Gallery.build(5, 30, embedding=PIXELS, threshold=2)
+        imagenette_gallery(5, 30, embedding=PIXELS, threshold=2)
 
 
 def test_identify_finds_the_photos_themselves_and_not_their_class_mates(photos):
-    gallery = Gallery.build(10, 60, embedding=PIXELS, threshold=0)
+    gallery = imagenette_gallery(10, 60, embedding=PIXELS, threshold=0)
     noisy = (gallery.photos[:10] + 0.02 * normal(10, 3, 8, 8)).clamp(0, 1)
     found = ident.identify(noisy, gallery, PIXELS)
     assert found["gallery"].top1.mean == found["same class"].top1.mean == 1
@@ -254,7 +255,7 @@ def test_independent_classifier_of_the_wild_client_is_the_inhouse_vit():
 
 def test_probe_learns_reports_and_is_read_again(photos, monkeypatch):
     embedding = mean_colour()
-    probe = fit_probe(100, 120, embedding=embedding, penalties=(1.0, 1e4))
+    probe = imagenette_probe(100, 120, embedding=embedding, penalties=(1.0, 1e4))
     x, y = (t.float() / 255 if t.ndim == 4 else t for t in data.imagenette("val"))
     right = int((probe(x).argmax(1) == y).sum())
     top1 = probe.card["measured"]["top1"]
@@ -263,31 +264,31 @@ def test_probe_learns_reports_and_is_read_again(photos, monkeypatch):
     scores = probe.card["held_out_top1"]
     assert max(scores, key=scores.get) == "10000.0" and probe.card["penalty"] == 1e4
     monkeypatch.setattr("dragkit.measures.probe._make_probe", None)  # a second call must not fit
-    again = fit_probe(100, 120, embedding=embedding, penalties=(1.0, 1e4))
+    again = imagenette_probe(100, 120, embedding=embedding, penalties=(1.0, 1e4))
     torch.testing.assert_close(again(x), probe(x), atol=0, rtol=0)
 
 
 def test_probe_never_fits_on_validation_photos(photos):
     asked = []
     embedding = Embedding("mean colour", lambda x: asked.append(x) or x.mean((2, 3))[:, None], batch=1000)
-    fit_probe(100, 20, embedding=embedding)
-    before = fit_probe(100, 20, embedding=embedding)
+    imagenette_probe(100, 20, embedding=embedding)
+    before = imagenette_probe(100, 20, embedding=embedding)
     photos["val"].zero_()
     for file in (cache.cache_dir() / "probes").iterdir():
         file.unlink()
-    after = fit_probe(100, 20, embedding=embedding)
+    after = imagenette_probe(100, 20, embedding=embedding)
     assert torch.equal(before.weight, after.weight) and before.card["penalty"] == after.card["penalty"]
     assert len(asked) == 4
 
 
 def test_damaged_probe_is_refused(photos):
-    fit_probe(100, 20, embedding=mean_colour())
+    imagenette_probe(100, 20, embedding=mean_colour())
     (card,) = (cache.cache_dir() / "probes").glob("*.json")
     card.write_text(json.dumps({**json.loads(card.read_text()), "sha256": "0"}))
     with pytest.raises(ValueError, match="not the file its card describes"):
-        fit_probe(100, 20, embedding=mean_colour())
+        imagenette_probe(100, 20, embedding=mean_colour())
     with pytest.raises(ValueError, match="at least 50 and 1"):
-        fit_probe(10, 20, embedding=mean_colour())
+        imagenette_probe(10, 20, embedding=mean_colour())
 
 
 # --- gain and evidence ------------------------------------------------------------------------------------------------

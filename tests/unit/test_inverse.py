@@ -328,7 +328,7 @@ class Hidden(Defence):
     """Half of the positions are set to zero, at random; the rest is turned around."""
 
     @classmethod
-    def of(cls, client, value=None):
+    def of(cls, client, value=None, photos=None):
         return cls(client.layout)
 
     def __call__(self, h, generator):

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from dragkit.client import SplitClient
-from dragkit.measures import intervals, metrics, readout
+from dragkit.measures import intervals, metrics
 from dragkit.measures.readout import fit_readout
+from draglab import linear_readout
 
 
 def _client(outputs: int) -> SplitClient:
@@ -45,8 +46,8 @@ def test_the_deepest_readable_block_is_the_first_from_the_end(monkeypatch):
         asked.append(at)
         return intervals.Interval(told[int(at[6:])], 0.0, 1.0)
 
-    monkeypatch.setattr(readout, "readable", readable)
-    at, found = readout.deepest_readable("any")
+    monkeypatch.setattr(linear_readout, "readable", readable)
+    at, found = linear_readout.deepest_readable("any")
     assert at == "block:10" and asked == ["block:12", "block:11", "block:10"] and list(found) == asked
 
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from dragkit import zoo
 from dragkit.config import DragConfig
-from dragkit.measures import intervals, utility
+from dragkit.measures import intervals
 from dragkit.measures.embedding import independent_embedding
-from dragkit.measures.identification import Gallery, identify
+from dragkit.measures.identification import identify
+from draglab import accuracy
 from draglab.cases import Case
+from draglab.gallery import imagenette_gallery
 from draglab.methods import METHODS
 from draglab.pages import claims
 from draglab.pages.claims import Claim
@@ -70,13 +72,16 @@ def study(name: str, cases: Mapping[str, Case]) -> Rows:
             case = cases[label]
             row |= {"client": case.client, "server": case.client, "defence": case.defence or "", "reply": case.adaptive}
             row |= {"method": case.name, "queries": case.queries}
-            row["accuracy"] = list(utility.measured_accuracy(case.client, case.at, case.defence or ""))
+            row["accuracy"] = list(accuracy.measured_accuracy(case.client, case.at, case.defence or ""))
             row["models"] = trained_models([case.client, *case.knowledge().names(METHODS[case.name].uses)])
     for label, case in cases.items():
         if case.defence and (server := trained_server(case.defence, case.client)):
-            accuracy = list(utility.measured_accuracy(server, case.at, case.defence))
             models = rows[label]["models"] | trained_models([server])
-            rows[f"{label}, trained server"] = rows[label] | {"server": server, "accuracy": accuracy, "models": models}
+            rows[f"{label}, trained server"] = rows[label] | {
+                "server": server,
+                "accuracy": list(accuracy.measured_accuracy(server, case.at, case.defence)),
+                "models": models,
+            }
     return rows
 
 
@@ -93,15 +98,15 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return plain | {key: value for one in inner for key, value in one.items()}
 
 
-def trained_server(recipe: str, client: str = zoo.CLIENT) -> str:
+def trained_server(defence: str, client: str = zoo.CLIENT) -> str:
     """Zoo name of the ViT whose server half was trained for this defence, "" where this machine has none."""
-    name = zoo.server_name(client, AT, recipe)
+    name = zoo.server_name(client, AT, defence)
     return name if zoo.available(name) else ""
 
 
 def _found_first(images: Mapping[str, Tensor], case: Case) -> dict[str, list[float]]:
     """Share of photos whose reconstruction is nearest to the right one of 1,000, in the eyes of an independent network."""
-    gallery = Gallery.build(case.n, seed=case.seed)
+    gallery = imagenette_gallery(case.n, seed=case.seed)
     look = independent_embedding(zoo.CLIENT)
     features = look(gallery.photos)
     return {

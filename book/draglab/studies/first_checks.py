@@ -13,8 +13,8 @@ from dragkit import zoo
 from dragkit.attacks.rmle import RmleConfig
 from dragkit.config import DragConfig
 from dragkit.measures import intervals
-from dragkit.measures.readout import deepest_readable
 from draglab.cases import Case
+from draglab.linear_readout import deepest_readable
 from draglab.pages import claims
 from draglab.tables import claim, compare, gap
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from dragkit import zoo
 from dragkit.measures.embedding import independent_embedding
-from dragkit.measures.identification import Gallery, identify
-from dragkit.measures.intervals import Interval
-from dragkit.measures.probe import class_agreement, independent_classifier, rate
+from dragkit.measures.identification import identify
+from dragkit.measures.intervals import Interval, rate
+from dragkit.measures.probe import class_agreement, independent_classifier
+from draglab.gallery import imagenette_gallery
 from draglab.pages import claims
 from draglab.studies.budget import equal_cases
 from draglab.studies.first_checks import SEEDS
@@ -21,7 +22,7 @@ def retrieval(
     """Does a reconstruction single its photo out among 1,000? Looked for by a network that is not the victim, and by class."""
     cases = equal_cases(client, at, turns, n)
     _, images = compare(f"retrieval-{at.replace(':', '-')}", cases)
-    gallery = Gallery.build(n, seed=next(iter(cases.values())).seed)
+    gallery = imagenette_gallery(n, seed=next(iter(cases.values())).seed)
     look, name_class = independent_embedding(client), independent_classifier(client)
     features = look(gallery.photos)
     rows: Rows = {}

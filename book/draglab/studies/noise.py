@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dragkit import zoo
-from dragkit.measures import utility
+from draglab import accuracy
 from draglab.pages.claims import Claim
 from draglab.studies import defence_study
 from draglab.studies.defence_study import AT, OPEN, attacked
@@ -45,8 +45,8 @@ def _tradeoff(rows: Rows, n: int) -> Claim:
     ]
     recipe = f"gaussian:{enough[0] if enough else GAUSSIAN[-1]}"
     server = defence_study.trained_server(recipe)
-    plain = utility.measured_right(zoo.CLIENT, AT)
-    cost = utility.accuracy_drop(plain, utility.measured_right(server or zoo.CLIENT, AT, recipe))
+    plain = accuracy.measured_right(zoo.CLIENT, AT)
+    cost = accuracy.accuracy_drop(plain, accuracy.measured_right(server or zoo.CLIENT, AT, recipe))
     return claim(
         "noise-tradeoff",
         "Gaussian noise that takes more than half of DRAG's gain in MS-SSIM from every attacker tried costs "

@@ -11,7 +11,7 @@ import torch
 from dragkit import cache, zoo
 from dragkit.cache import remember
 from dragkit.defenses import make
-from dragkit.measures import utility
+from draglab import accuracy
 from draglab.studies import defence_study
 from draglab.studies.defence_study import AT, OPEN, attacked
 from draglab.tables import METRICS, Rows, gap, row_of
@@ -108,7 +108,7 @@ def strength(name: str, between: tuple[float, float]) -> float:
 
     def work() -> dict[str, Any]:
         client = zoo.load_client(at=AT)
-        found = utility.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between)
+        found = accuracy.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between)
         return {"strength": torch.tensor(found.strength, dtype=torch.float64)}
 
     return round(float(remember(cache.cache_dir() / "results", spec, work)["strength"]), 4)
@@ -116,8 +116,8 @@ def strength(name: str, between: tuple[float, float]) -> float:
 
 def _with_loss(rows: Rows) -> Rows:
     """Rows with the accuracy that each mechanism loses on the whole split, photo by photo."""
-    plain = utility.measured_right(zoo.CLIENT, AT)
+    plain = accuracy.measured_right(zoo.CLIENT, AT)
     for row in rows.values():
         if row.get("defence"):
-            row["lost"] = list(utility.accuracy_drop(plain, utility.measured_right(zoo.CLIENT, AT, row["defence"])))
+            row["lost"] = list(accuracy.accuracy_drop(plain, accuracy.measured_right(zoo.CLIENT, AT, row["defence"])))
     return rows

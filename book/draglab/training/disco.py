@@ -23,9 +23,9 @@ from dragkit.client import SplitClient
 from dragkit.data import CLASSES, imagenette
 from dragkit.defenses.disco import Disco, Mask, Pruner, PrunerShape, pruner_name
 from dragkit.images import grid
-from dragkit.measures import utility
 from dragkit.measures.metrics import psnr
 from dragkit.priors.inverse_network import InverseNetwork
+from draglab import accuracy
 from draglab.training import augment
 from draglab.training.classifier import STD, image_processor
 from draglab.training.export import check_recipe, export_model, measure_rebuilt, round_to_fp16, run_folder
@@ -255,7 +255,7 @@ def measure(task: DiscoTask) -> dict[str, Any]:
     """On the whole validation split: accuracy with and without the mask, and PSNR of the adversary against the mask."""
     client, defence = task.model.client, task.defence(task.model)
     quality = measure_rebuilt(lambda x: task.rebuild(task.model, x), {"adversary_psnr": psnr}, task.device)
-    right = {"top1": utility.per_photo_right(client, defence), "top1_no_mask": utility.per_photo_right(client)}
+    right = {"top1": accuracy.per_photo_right(client, defence), "top1_no_mask": accuracy.per_photo_right(client)}
     return {**{key: _share(values) for key, values in right.items()}, **quality}
 
 

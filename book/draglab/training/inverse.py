@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import imagenette
-from dragkit.defenses import Defence, make
+from dragkit.defenses import Defence, acting_on_irs, make
 from dragkit.images import grid
 from dragkit.measures.metrics import ms_ssim, psnr, st_lpips
 from dragkit.priors.inverse_network import InverseNetwork
@@ -129,7 +129,7 @@ def train_inverse(config: TrainConfig, recipe: InverseRecipe, client: str, split
     """Train and export the inverse network of an embedded client, by name, cut at `split`, against a `defence` (its recipe)."""
     device = pick_device(config.device)
     cut = zoo.load_client(client, split)
-    against = make(defence, cut) if defence else None
+    against = acting_on_irs(make(defence, cut)) if defence else None
     task = InverseTask(recipe, cut, config.batch, config.seed, device, against)
     run = inverse_run(client, split, defence)
     model = fit(task, config, run_folder(run))

@@ -20,8 +20,8 @@ from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import CLASSES, imagenette
 from dragkit.defenses.nopeek import KINDS, distance_correlation
-from dragkit.measures.probe import rate
-from dragkit.measures.utility import per_photo_right
+from dragkit.measures.intervals import rate
+from draglab.accuracy import per_photo_right
 from draglab.training import augment
 from draglab.training.classifier import MEAN, STD, image_processor, normalise, top1
 from draglab.training.export import check_recipe, export_model, round_to_fp16, run_folder

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import CLASSES, imagenette
-from dragkit.defenses import Defence, defend, make
-from dragkit.measures import utility
+from dragkit.defenses import Defence, acting_on_irs, defend, make
+from draglab import accuracy
 from draglab.training import augment, classifier
 from draglab.training.classifier import _top1
 from draglab.training.export import export_model, round_to_fp16, run_folder
@@ -102,15 +102,15 @@ def train_server(config: TrainConfig, recipe: ServerRecipe, client: str, split: 
     """Train and export a ViT whose server half, after `split`, knows a `defence` (its recipe); the client half stays."""
     device = pick_device(config.device)
     cut = zoo.load_client(client, split, device=str(device))
-    against = make(defence, cut)
+    against = acting_on_irs(make(defence, cut))
     run, name = server_run(client, split, defence), zoo.server_name(client, split, defence)
     task = ServerTask(recipe, cut, against, config.batch, config.seed, device)
     model = fit(task, config, run_folder(run))
     round_to_fp16(task.model, model)
     measured = {
-        "top1": _top1(utility.per_photo_right(task.client, against, server=task.serving(task.model))),
-        "top1_before": _top1(utility.per_photo_right(task.client, against)),
-        "top1_undefended": _top1(utility.per_photo_right(task.client)),
+        "top1": _top1(accuracy.per_photo_right(task.client, against, server=task.serving(task.model))),
+        "top1_before": _top1(accuracy.per_photo_right(task.client, against)),
+        "top1_undefended": _top1(accuracy.per_photo_right(task.client)),
     }
     command = f"server --client {client} --split {split} --defence {defence}"
     out = export_model(task.model, run, name, measured, config, asdict(recipe), command)
