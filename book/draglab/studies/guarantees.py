@@ -93,12 +93,12 @@ def bounds(
     return defence_study.write("bounds", options, [_holds(levels, n)], levels, folder, **told)
 
 
-def _photos_and_features(client: SplitClient, split: str, without: list[int]) -> tuple[Tensor, Tensor]:
-    """Pixels in [0, 1] and IRs (rounded to half precision, far below the noise) of a split, a row per photo, float32."""
-    images = data.imagenette(split)[0]
+def _photos_and_features(client: SplitClient, subset: str, without: list[int]) -> tuple[Tensor, Tensor]:
+    """Pixels in [0, 1] and IRs (rounded to half precision, far below the noise) of a part of the data, a row per photo, float32."""
+    images = data.imagenette(subset)[0]
     kept = torch.ones(len(images), dtype=torch.bool)
     kept[without] = False
-    return images[kept].flatten(1).float() / 255, utility.features(client, split)[kept].flatten(1).float()
+    return images[kept].flatten(1).float() / 255, utility.features(client, subset)[kept].flatten(1).float()
 
 
 def _galleries(prefix: str, photos: tuple[Tensor, Tensor], std: float, size: int, queries: int) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def bits(n: int = 3925, thresholds: tuple[float, ...] = THRESHOLDS, folder: Path
         n: validation photos that are attacked. thresholds: mean squared errors that count as success.
     """
     client = zoo.load_client(at=AT)
-    train, val = (_photos_and_cls(client, split) for split in ("train", "val"))
+    train, val = (_photos_and_cls(client, subset) for subset in ("train", "val"))
     tried = torch.randperm(len(val[0]), generator=torch.Generator().manual_seed(0))[:n]
     val = (val[0][tried], val[1][tried])
     numbers = _components(train[1], val[1], max(k for k, _ in (*CODES, *BOXES)))
@@ -219,10 +219,10 @@ def bits(n: int = 3925, thresholds: tuple[float, ...] = THRESHOLDS, folder: Path
     return defence_study.write("bits", f"--n {n}", [_budget(rows, len(val[0]))], rows, folder, **told)
 
 
-def _photos_and_cls(client: SplitClient, split: str) -> tuple[Tensor, Tensor]:
-    """Pixels `(P, d)` and CLS tokens `(P, D)` of a split."""
-    pixels = data.imagenette(split)[0].flatten(1).float() / 255
-    return pixels, utility.features(client, split)[:, 0].float()
+def _photos_and_cls(client: SplitClient, subset: str) -> tuple[Tensor, Tensor]:
+    """Pixels `(P, d)` and CLS tokens `(P, D)` of a part of the data."""
+    pixels = data.imagenette(subset)[0].flatten(1).float() / 255
+    return pixels, utility.features(client, subset)[:, 0].float()
 
 
 def _components(train: Tensor, val: Tensor, k: int) -> tuple[Tensor, Tensor]:
