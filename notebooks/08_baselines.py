@@ -55,7 +55,7 @@ from dragkit.priors.inverse_network import InverseNetwork
 from dragkit.priors.sampling import ddim_sample
 from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
-from draglab.methods import METHODS, Method, Setting
+from dragkit.methods import METHODS, Method, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.studies.budget import available

@@ -66,7 +66,7 @@ from dragkit.distance import cosine_distance
 from dragkit.measures import metrics, utility
 from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
-from draglab.methods import METHODS, Setting
+from dragkit.methods import METHODS, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.studies import defence_study

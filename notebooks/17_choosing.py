@@ -48,7 +48,7 @@ from dragkit.defenses import Defence, defend, make
 from dragkit.measures import metrics, utility
 from dragkit.zoo.knowledge import Knowledge
 from draglab import frontier
-from draglab.methods import METHODS
+from dragkit.methods import METHODS
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 

@@ -22,15 +22,14 @@ from dragkit.attacks.threat import ATTACKER
 from dragkit.cache import made_on, place, remember
 from dragkit.client import SplitClient
 from dragkit.defenses import Defence, check_recipe, defend_images, make
+from dragkit.methods import METHODS, Setting, method_of
 from dragkit.priors.diffusion import LatentPrior
+from dragkit.streams import USER_SEED
 from dragkit.zoo.knowledge import Knowledge
-from draglab.methods import METHODS, Setting, method_of
 
 FORMAT = 2  # of the stored results; raise it when the code changes what a specification means
 
 DEFENDED = 3  # the same for what a defence or a reply does
-
-USER = 2**31  # added to an attack's seed for the user's draws, which the attacker does not have
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -164,7 +163,7 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
 
 def sent(case: Case, defence: Defence, client: SplitClient, photos: Tensor, seed: int) -> Tensor:
     """The messages of a defended case, `(queries, B, *client.h_shape)`. `seed`: the attack's."""
-    return defend_images(defence, client, photos, seed + USER, case.queries)
+    return defend_images(defence, client, photos, seed + USER_SEED, case.queries)
 
 
 def running(store: Path, spec: dict[str, Any]) -> Path:

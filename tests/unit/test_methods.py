@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dragkit import zoo
+from dragkit import methods, zoo
 from dragkit.attacks import threat
 from dragkit.attacks.drag import drag
 from dragkit.attacks.image_prior import ImagePriorConfig
@@ -11,7 +11,6 @@ from dragkit.attacks.message import Message
 from dragkit.attacks.rmle import RmleConfig
 from dragkit.config import DragConfig
 from dragkit.priors.gan import WEncoder
-from draglab import methods
 from draglab.cases import Case
 from draglab.studies import budget
 

@@ -7,10 +7,9 @@ import torch
 
 from dragkit.config import DragConfig
 from draglab import cases as experiment
-from draglab import tables
+from draglab import catalogue, tables
 from draglab.cases import Result
 from draglab.pages import claims, pages
-from draglab import catalogue
 from draglab.studies import depth, first_checks, ingredients, tuning
 
 

@@ -14,8 +14,8 @@ from dragkit.config import DragConfig
 from dragkit.measures import intervals, utility
 from dragkit.measures.embedding import independent_embedding
 from dragkit.measures.identification import Gallery, identify
+from dragkit.methods import METHODS
 from draglab.cases import Case
-from draglab.methods import METHODS
 from draglab.pages import claims
 from draglab.pages.claims import Claim
 from draglab.studies.budget import FAST

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dragkit import zoo
-from draglab.methods import METHODS
+from dragkit.methods import METHODS
 from draglab.pages import claims
 from draglab.pages.claims import Claim
 from draglab.studies.budget import equal_cases

@@ -8,8 +8,8 @@ from pathlib import Path
 from dragkit import zoo
 from dragkit.config import DragConfig
 from dragkit.measures.metrics import st_lpips
+from dragkit.methods import METHODS
 from draglab.cases import Case, run
-from draglab.methods import METHODS
 from draglab.pages import claims
 from draglab.pages.claims import Claim
 from draglab.studies.budget import FAST, equal_seconds, with_iterations

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from dragkit import zoo
-from dragkit.attacks.glass import GlassConfig
-from dragkit.attacks.image_prior import ImagePriorConfig
-from dragkit.attacks.rmle import RmleConfig
 from dragkit.config import DragConfig
+from dragkit.methods import METHODS, PUBLISHED
 from draglab.cases import Case
-from draglab.methods import METHODS
 from draglab.pages import claims
 from draglab.pages.claims import Claim
 from draglab.studies.budget import FAST, available
@@ -19,15 +15,6 @@ from draglab.studies.first_checks import PAPER, SEEDS
 from draglab.tables import Rows, compare, gap
 
 CUTS = ("block:3", "block:9", "block:12")  # one shallow, two deep
-
-SETTINGS: dict[str, Any] = {
-    "drag": DragConfig.paper(),
-    "drag++": DragConfig.paper_plus(),
-    "rmle": RmleConfig.paper(),
-    "lm": ImagePriorConfig.paper(),
-    "glass": GlassConfig.paper(),
-    "glass++": GlassConfig.paper_plus(),
-}
 
 TURNS = 1000  # of DRAG with our settings, one per step: all the steps there are, and a quarter of the published turns
 
@@ -42,8 +29,8 @@ def published(n: int = 8, at: tuple[str, ...] = CUTS, folder: Path | None = None
     rows: Rows = {}
     made: list[Claim] = []
     for cut in at:
-        here = [name for name in SETTINGS if name in available(zoo.CLIENT, cut)]
-        cases = {f"{METHODS[name].label}, {cut}": Case(SETTINGS[name], cut, method=name, n=n, **FAST) for name in here}
+        here = [name for name in PUBLISHED if name in available(zoo.CLIENT, cut)]
+        cases = {f"{METHODS[name].label}, {cut}": Case(PUBLISHED[name], cut, method=name, n=n, **FAST) for name in here}
         cases[f"{OURS}, {cut}"] = Case(DragConfig.small(TURNS), cut, n=n, **FAST)
         found, _ = compare(f"published-{cut.replace(':', '-')}", cases)
         for label in cases:
