@@ -132,7 +132,7 @@ class Job:
     def _check_files(self) -> None:
         if self.out.suffix.lower() not in FIGURES:
             raise ValueError(f"--out is {str(self.out)!r}; it must end in {', '.join(FIGURES)}")
-        photos, taken = {file.resolve() for file in self.files}, set()
+        photos, taken = {file.resolve() for file in self.files}, set[Path]()
         for name in ("out", "json", "checkpoint"):
             file: Path | None = getattr(self, name)
             if file is None:

@@ -40,11 +40,12 @@ class Option:
 
     def parameter(self) -> inspect.Parameter:
         """The option as typer takes it."""
-        kind, default = self.kind, self.default
+        kind: Any = self.kind
+        default = self.default
         if get_origin(kind) is tuple:
             kind, default = str, default if default in (REQUIRED, None) else ",".join(map(str, default))
         elif get_origin(kind) is Literal:
-            kind = StrEnum("Choice", {value: value for value in get_args(kind)})
+            kind = _choice(get_args(kind))
             default = default if default in (REQUIRED, None) else kind(default)
         flag = "--" + self.name.replace("_", "-")
         shown = typer.Option(f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=self.help or None)
@@ -68,6 +69,10 @@ class Option:
         )
 
 
+def _choice(values: tuple[str, ...]) -> Any:
+    return StrEnum("Choice", [(value, value) for value in values])  # type: ignore[misc]
+
+
 def command(function: Callable[..., Any], finish: Callable[..., None]) -> Callable[[Sequence[str], str], Any]:
     """`function` as a command, to be called with its arguments and the name that its help shows.
 
@@ -77,7 +82,8 @@ def command(function: Callable[..., Any], finish: Callable[..., None]) -> Callab
     Raises:
         TypeError: two options of one name.
     """
-    own, more = options(function), options(finish)[1:]
+    result_of = next(iter(inspect.signature(finish).parameters))
+    own, more = options(function), [option for option in options(finish) if option.path != (result_of,)]
     by_name = {option.name: option for option in own + more}
     if len(by_name) < len(own) + len(more):
         raise TypeError(f"{function.__name__} has two options of one name: {', '.join(o.name for o in own + more)}")
