@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _show(outcome: Outcome) -> None:
     scored, files = outcome.scores(outcome.found.images), outcome.job.files
     rows = Table("", "MS-SSIM (higher is closer)", "PSNR (dB)", "ST-LPIPS (lower is closer)")
     for i, file in enumerate(files if len(files) > 1 else []):
-        rows.add_row(file.name, *(f"{values[i]:.3f}" for values in scored.values()))
+        rows.add_row(Text(file.name), *(f"{values[i]:.3f}" for values in scored.values()))
     means = {"reconstruction" if len(files) == 1 else "mean": scored}
     if outcome.ceiling is not None:
         means["decoder ceiling"] = outcome.scores(outcome.ceiling)

@@ -100,14 +100,10 @@ class Job:
         embedded = zoo.available(f"{self.prior}/unet") or "diffusion" not in METHODS[self.method].uses
         if embedded and (self.turns or self.budget in TURNS):
             return with_iterations(self.method, self.turns or TURNS[self.budget])
-        if embedded or self.budget == "paper":
-            config = PUBLISHED.get(self.method) or METHODS[self.method].config()
-        else:
-            config = getattr(DragConfig, self.budget)()
-            config = config.with_(strength=0.3) if self.method == "drag++" else config
-        if self.turns is None:
-            return config
-        return config.with_(num_steps=ceil(self.turns / config.recurrence / config.strength))
+        if self.turns is None and self.budget not in TURNS:
+            return PUBLISHED.get(self.method)
+        turns, strength = self.turns or TURNS[self.budget], 0.3 if self.method == "drag++" else 1.0
+        return DragConfig.published(ceil(turns / strength)).with_(strength=strength)
 
     def _check_numbers(self) -> None:
         for name, known in (("method", METHODS), ("dtype", PRECISIONS)):
@@ -223,7 +219,9 @@ def reconstruct(job: Job, say: Callable[[object], None], callback: Callable[[Any
     return Outcome(job, resize_images(photos, size).clamp(0, 1), found, ceiling)
 
 
-def received(job: Job, client: SplitClient, photos: Tensor, say: Callable[[object], None]) -> tuple[Message, ThreatModel]:
+def received(
+    job: Job, client: SplitClient, photos: Tensor, say: Callable[[object], None]
+) -> tuple[Message, ThreatModel]:
     """What the attacker works with, and what they are declared to have; says what a defence does to the server's answer."""
     if not job.defence:
         return Message(client(photos), client), ATTACKER

@@ -239,12 +239,12 @@ def test_two_commands_make_a_generator_and_its_encoder(photos, tmp_path, monkeyp
     recipe = GanRecipe(channels=(4,) * 5, critic_channels=(4,) * 5, latent_dim=16)
     made = StyleGenerator.from_pretrained(gan.train_gan(config, recipe), torch_dtype=torch.float32)
     assert made.image_size == 64 and made.w_mean.abs().max() > 0 and (made.w_std != 1).all()
-    out = gan.train_gan_encoder(config, EncoderRecipe(width=16, depth=1, heads=2, perceptual=0), "toy", "block:9")
+    out = gan_encoder.train_gan_encoder(config, EncoderRecipe(width=16, depth=1, heads=2, perceptual=0), "toy", "block:9")
     encoder = WEncoder.from_pretrained(out, torch_dtype=torch.float32)
     torch.testing.assert_close(encoder.w_mean, made.w_mean)
     export.ship("gan")
-    export.ship(gan.encoder_run("toy", "block:9"))
+    export.ship(gan_encoder.encoder_run("toy", "block:9"))
     assert zoo.names() == ["gan64", "gan64-encoder/toy/block-9"]
     assert zoo.card("gan64")["measured"]["kernel_distance"]["n"] == 10
     card = zoo.card("gan64-encoder/toy/block-9")
-    assert card["measured"]["psnr"]["n"] == 40 and "gan-encoder --client toy --split block:9" in card["command"]
+    assert card["measured"]["psnr"]["n"] == 40 and "gan-encoder --client toy --at block:9" in card["command"]
