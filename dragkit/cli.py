@@ -1,26 +1,28 @@
-"""The `dragkit` command: reconstruct a photo, train the embedded models, run the measurements."""
+"""The `dragkit` command: what a photo's features give away, what a model sends, and which models are embedded."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from dragkit.reconstruct import Outcome
 
-    from dragkit.attacks.message import Message
-    from dragkit.attacks.threat import ThreatModel
-    from dragkit.client import SplitClient
+ALIASES = {"--layer": "--at", "--split": "--at", "--block": "--at", "--blocks": "--at"}
+"""How the cut was called before, for one release."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
+ERRORS = (ValueError, TypeError, ImportError, FloatingPointError, OSError, RuntimeError)
 
 console = Console()
 
@@ -31,118 +33,176 @@ class Budget(StrEnum):
     paper = "paper"
 
 
+class Method(StrEnum):
+    drag = "drag"
+    drag_plus_plus = "drag++"
+    inverse = "inverse"
+    rmle = "rmle"
+    lm = "lm"
+    glass = "glass"
+    glass_plus_plus = "glass++"
+
+
+class Precision(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Commands(TyperGroup):
+    """The commands, with the old spellings of options understood."""
+
+    def parse_args(self, ctx, args):
+        return super().parse_args(ctx, modern(list(args)))
+
+
+def modern(arguments: list[str]) -> list[str]:
+    """Arguments with the cut called `--at`, and blocks that were given as plain numbers called `block:N`."""
+    made: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        name = ALIASES.get(name, name)
+        if equals and name == "--at":
+            made.append(f"--at={_blocks(value)}")
+        else:
+            made.append(_blocks(argument) if made and made[-1] == "--at" else name + equals + value)
+    return made
+
+
+def _blocks(text: str) -> str:
+    return ",".join(f"block:{part}" if part.isdecimal() else part for part in text.split(","))
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
 def main() -> None:
     """Entry point: errors a person can act on are one line, not a traceback."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app()
-    except (
-        ValueError,
-        TypeError,
-        FileNotFoundError,
-        ImportError,
-        PermissionError,
-        FloatingPointError,
-        OSError,
-    ) as error:
-        console.print(f"[bold red]dragkit:[/] {error}", highlight=False, soft_wrap=True)
+    except ERRORS as error:
+        console.print(f"dragkit: {error}", style=None, markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from error
+
+
+def say(line: object) -> None:
+    """A line as it is: never cut, and nothing in it taken for a colour."""
+    console.print(str(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from dragkit import __version__
+
+        say(f"dragkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=__doc__)
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", help="show the version and end", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Options of the command as a whole."""
+
+
+At = Annotated[str, typer.Option(help="where the model is cut: block:9 or 9 (block:0 = embeddings), or a module name")]
+
+CLIENT = "an embedded client, or a folder / hub name / timm:NAME / torchvision:NAME"
 
 
 @app.command()
 def reconstruct(
-    photo: Annotated[Path, typer.Argument(help="image file (JPEG, PNG, ...)")],
-    layer: Annotated[
-        str, typer.Option(help="block after which the model is cut (0 = embeddings), or a module name")
-    ] = "9",
-    client: Annotated[
-        str, typer.Option(help="an embedded client, or a folder / hub name / timm:NAME / torchvision:NAME")
-    ] = "vit-imagenette64",
+    photos: Annotated[list[Path], typer.Argument(help="image files (JPEG, PNG, ...), or a folder of them")],
+    at: At = "block:9",
+    client: Annotated[str, typer.Option(help=CLIENT)] = "vit-imagenette64",
     prior: Annotated[
-        str, typer.Option(help="the embedded prior, or a folder / hub name in diffusers' layout")
+        str, typer.Option(help="an embedded prior (imagenette64, pixel64), or a folder / hub name in diffusers' layout")
     ] = "imagenette64",
+    method: Annotated[Method, typer.Option(help="the attack")] = Method.drag,
     budget: Annotated[
         Budget,
-        typer.Option(
-            help="ci: 80 turns, fast: 400 (both with the settings for the embedded prior), paper: 4,000 as published"
-        ),
+        typer.Option(help="ci: 80 turns, fast: 400 (with the settings for the embedded priors), paper: as published"),
     ] = Budget.fast,
-    out: Annotated[
-        Path,
-        typer.Option(help="picture to write: photo | reconstruction | what the prior's decoder could show at best"),
-    ] = Path("reconstruction.png"),
-    seed: Annotated[int, typer.Option(help="of the attack, and of the defence")] = 3407,
+    turns: Annotated[
+        int | None, typer.Option("--turns", "--steps", help="length of the attack, in place of the budget's")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto")] = "cpu",
+    dtype: Annotated[Precision, typer.Option(help="precision of client and prior")] = Precision.float32,
     defence: Annotated[str, typer.Option(help="what the client does to the message, such as drop:0.5+shuffle")] = "",
     adaptive: Annotated[
-        str, typer.Option(help="the reply of an attacker who knows the defence, such as mask; empty: does not know")
+        str, typer.Option(help="the reply of attackers who know the defence, such as mask; empty: they do not")
     ] = "",
     queries: Annotated[int, typer.Option(help="how often the photo is sent, each time defended anew")] = 1,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    seed: Annotated[int, typer.Option(help="of the attack, and of the defence")] = 3407,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="file in which the attack is saved, and from which it goes on when it exists")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="file for the figures of every photo")] = None,
+    out: Annotated[
+        Path, typer.Option(help="picture with a row per photo: photo | reconstruction | the prior's best")
+    ] = Path("reconstruction.png"),
 ) -> None:
-    """Show what the intermediate representation of PHOTO gives away."""
-    import torch
+    """Show what the intermediate representations of photos give away."""
+    from dragkit import reconstruct as work
 
-    from dragkit import zoo
-    from dragkit.attacks.drag import DragState, drag
-    from dragkit.config import DragConfig
-    from dragkit.images import grid, load_image, save_image
-    from dragkit.measures import metrics
-    from dragkit.priors.diffusion import LatentPrior
+    names = {"method": method.value, "budget": budget.value, "turns": turns, "device": device, "dtype": dtype.value}
+    defended = {"defence": defence, "adaptive": adaptive, "queries": queries, "seed": seed}
+    files = {"checkpoint": checkpoint, "json": json, "out": out}
+    at = _blocks(at)
+    job = work.Job(photos=tuple(photos), at=at, client=client, prior=prior, **names, **defended, **files)  # type: ignore[arg-type]
+    bar = Progress(console=console, transient=True) if console.is_terminal else None
+    with bar or nullcontext():
+        outcome = work.reconstruct(job, say, _advance(bar, method.value) if bar else work.Ticker(say, method.value))
+    say(outcome.found)
+    file = outcome.picture()
+    _show(outcome)
+    if outcome.ceiling is not None:
+        say(f"photo | reconstruction | decoder ceiling: {file}")
+    else:
+        say(f"photo | reconstruction: {file}")
+    if record := outcome.write_record():
+        say(f"figures: {record}")
+    if outcome.found.interrupted:
+        say("interrupted: this is the best so far" + (f"; {checkpoint} goes on from here" if checkpoint else ""))
+        raise typer.Exit(130)
 
-    _check_defended(defence, adaptive, queries)
-    split = _client(client, layer, device)
-    known = (
-        zoo.load_prior(prior, device=device)
-        if prior == zoo.PRIOR
-        else LatentPrior.from_pretrained(prior, device=device)
-    )
-    x = load_image(photo, known.image_size)[None].to(device)
-    with torch.no_grad():
-        ceiling = known.decode(known.encode(x)).clamp(0, 1)
-    console.print(split, highlight=False)
-    message, threat = _message(x, split, defence, adaptive, queries, seed)
-    small = {Budget.ci: 80, Budget.fast: 400} if prior == zoo.PRIOR else {}
-    config = DragConfig.small(small[budget]) if budget in small else getattr(DragConfig, budget.value)()
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("DRAG", total=config.num_steps * config.recurrence)
 
-        def show(state: DragState) -> None:
-            progress.update(bar, completed=state.iteration)
+def _advance(bar: Progress, label: str) -> Callable[[Any], None]:
+    task = bar.add_task(label)
+    return lambda state: bar.update(task, completed=state.iteration, total=state.total)
 
-        found = drag(
-            message,
-            known,
-            config,
-            threat=threat,
-            seeds=seed,
-            callback=show,
-        )
-    console.print(found, highlight=False)
-    enlarged = max(1, 256 // known.image_size)  # small photos are hard to see: every pixel becomes a square
-    shown = torch.cat([x, found.images, ceiling]).cpu().repeat_interleave(enlarged, 2).repeat_interleave(enlarged, 3)
-    save_image(grid(shown, columns=3), out)
+
+def _show(outcome: Outcome) -> None:
+    """The table of figures: a row per photo and their mean, or one row for a single photo; and the decoder's ceiling."""
+    scored, files = outcome.scores(outcome.found.images), outcome.job.files
     rows = Table("", "MS-SSIM (higher is closer)", "PSNR (dB)", "ST-LPIPS (lower is closer)")
-    for name, images in (("reconstruction", found.images), ("decoder ceiling", ceiling)):
-        values = [metric(images, x).item() for metric in (metrics.ms_ssim, metrics.psnr, metrics.st_lpips)]
-        rows.add_row(name, *(f"{v:.3f}" for v in values))
+    for i, file in enumerate(files if len(files) > 1 else []):
+        rows.add_row(Text(file.name), *(f"{values[i]:.3f}" for values in scored.values()))
+    means = {"reconstruction" if len(files) == 1 else "mean": scored}
+    if outcome.ceiling is not None:
+        means["decoder ceiling"] = outcome.scores(outcome.ceiling)
+    for name, one in means.items():
+        rows.add_row(name, *(f"{sum(values) / len(values):.3f}" for values in one.values()))
+    rows.columns[0].overflow = "fold"
     console.print(rows)
-    console.print(f"photo | reconstruction | decoder ceiling: {out}")
 
 
 @app.command()
 def info(
-    client: Annotated[
-        str, typer.Argument(help="an embedded client, or a folder / hub name / timm:NAME / torchvision:NAME")
-    ] = "vit-imagenette64",
-    layer: Annotated[str, typer.Option(help="block number or module name")] = "9",
+    client: Annotated[str, typer.Argument(help=CLIENT)] = "vit-imagenette64",
+    at: At = "block:9",
 ) -> None:
     """What a client sends when it is cut there, and the other places where it may be cut."""
-    split = _client(client, layer)
-    rows = Table(show_header=False)
-    for name, value in split.info().items():
-        rows.add_row(name, str(value))
-    rows.add_row("blocks", ", ".join(split.blocks()))
-    console.print(rows)
+    from dragkit.zoo.knowledge import open_client
+
+    split = open_client(client, _blocks(at))
+    told = {name: str(value) for name, value in split.info().items()} | {"blocks": ", ".join(split.blocks())}
+    width = max(map(len, told))
+    for name, value in told.items():
+        say(f"{name:<{width}}  {value}")
 
 
 @app.command()
@@ -150,60 +210,12 @@ def models() -> None:
     """The embedded models and their measured quality."""
     from dragkit import zoo
 
-    rows = Table("model", "parameters", "measured", "made by")
     for name in zoo.names():
         card = zoo.card(name)
         measured = ", ".join(f"{k} {v['value']:.4g} (n={v['n']})" for k, v in card["measured"].items())
-        rows.add_row(name, f"{card['parameters'] / 1e6:.1f} M", measured, card["command"])
-    console.print(rows)
-
-
-def _client(name: str, layer: str, device: str = "cpu") -> SplitClient:
-    """An embedded client by name, any other by path or hub name; `layer` is a block number or a module name."""
-    from dragkit import zoo
-    from dragkit.client import SplitClient
-
-    at = f"block:{layer}" if layer.isdecimal() else layer
-    if name == zoo.WILD_CLIENT or zoo.available(name):
-        return zoo.load_client(name, at, device=device)
-    return SplitClient.from_pretrained(name, at, device=device)
-
-
-def _check_defended(defence: str, adaptive: str, queries: int) -> None:
-    """Refuse what `_message` could not do, before anything is loaded."""
-    from dragkit.adaptive.replies import check_reply
-    from dragkit.defenses import parse_spec
-
-    if defence:
-        parse_spec(defence)
-    elif adaptive or queries != 1:
-        raise ValueError(f"--adaptive is {adaptive!r} and --queries {queries}, but there is no --defence to reply to")
-    if queries < 1:
-        raise ValueError(f"--queries is {queries}; the photo is sent at least once")
-    check_reply(adaptive)
-
-
-def _message(
-    photo: Tensor, client: SplitClient, defence: str, adaptive: str, queries: int, seed: int
-) -> tuple[Message, ThreatModel]:
-    """What the attacker works with, and what they are declared to have; prints what the defence does to the server's answer."""
-    import torch
-
-    from dragkit.adaptive.replies import hear
-    from dragkit.attacks.message import Message
-    from dragkit.attacks.threat import ATTACKER
-    from dragkit.defenses import defend_images, make
-    from dragkit.measures import utility
-
-    with torch.no_grad():
-        h = client(photo)
-        if not defence:
-            return Message(h, client), ATTACKER
-        acting = make(defence, client)
-        messages = defend_images(acting, client, photo, seed, queries)
-    console.print(f"defence {defence}: the server is told {acting.server_knows}", highlight=False)
-    console.print(utility.consequence(client, h, acting.receive(messages[0])), highlight=False, soft_wrap=True)
-    return hear(adaptive, messages, acting, client)
+        say(f"{name}  {card['parameters'] / 1e6:.1f} M parameters")
+        say(f"  measured  {measured}")
+        say(f"  made by   {card['command']}")
 
 
 if __name__ == "__main__":

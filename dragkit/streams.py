@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+USER_SEED = 2**31  # added to an attack's seed for the user's draws, which the attacker does not have
+
 
 class NoiseSource(Protocol):
     """Standard normal noise, drawn in a fixed order. Inject your own to replay or to replace the randomness of an attack."""

@@ -51,11 +51,11 @@ from dragkit.attacks.rmle import RmleConfig, patch_prior, total_variation
 from dragkit.config import DragConfig
 from dragkit.distance import cosine_distance
 from dragkit.measures import identification, metrics
+from dragkit.methods import METHODS, Method, Setting
 from dragkit.priors.inverse_network import InverseNetwork
 from dragkit.priors.sampling import ddim_sample
 from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
-from draglab.methods import METHODS, Method, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.studies.budget import available
@@ -154,7 +154,7 @@ if shipped in zoo.names():
     card = zoo.card(shipped)
     print(f"{shipped} was trained with `{card['command']}`.")
 else:
-    print(f"Not available: {shipped}. `dragkit train inverse --client {zoo.CLIENT} --split {at} --ship` makes it.")
+    print(f"Not available: {shipped}. `dragkit train inverse --client {zoo.CLIENT} --at {at} --ship` makes it.")
 
 # %% [markdown]
 # ## rMLE: search among pixels

@@ -51,9 +51,9 @@ from dragkit.defenses.base import Defence
 from dragkit.defenses.public import mean_token, public_tokens, spread
 from dragkit.distance import cosine_distance
 from dragkit.measures import intervals, metrics, utility
+from dragkit.methods import METHODS, Setting
 from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
-from draglab.methods import METHODS, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.studies import defence_study
@@ -492,7 +492,7 @@ if prices:
 #
 # The server need not stay as it is. `dragkit train server --defence gaussian:4.0` goes on training its half on noisy
 # messages, and no phone has to be updated. The attacker can do the same: an inverse network that was trained on noisy
-# messages of public photos (`dragkit train inverse --split block:6 --defence gaussian:4.0`) needs no likelihood, it has
+# messages of public photos (`dragkit train inverse --at block:6 --defence gaussian:4.0`) needs no likelihood, it has
 # learned what to expect. And he can defend his guess as well, and compare on average (*expectation*).
 
 

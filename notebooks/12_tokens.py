@@ -65,9 +65,9 @@ from dragkit.defenses.transforms import (
 from dragkit.defenses.transport import LowRank, Quantise, TopK
 from dragkit.distance import cosine_distance
 from dragkit.measures import metrics, utility
+from dragkit.methods import METHODS, Setting
 from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
-from draglab.methods import METHODS, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.studies import defence_study

@@ -61,9 +61,9 @@ from dragkit.defenses import (
 from dragkit.defenses.public import spread
 from dragkit.defenses.stochastic import ExpectedClient, HiddenParts
 from dragkit.measures import intervals
+from dragkit.methods import METHODS, Setting
 from dragkit.zoo.knowledge import Knowledge
 from draglab import accuracy, tables
-from draglab.methods import METHODS, Setting
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.training.augment import random_crop

@@ -22,15 +22,14 @@ from dragkit.attacks.threat import ATTACKER
 from dragkit.cache import made_on, place, remember
 from dragkit.client import SplitClient
 from dragkit.defenses import BaseDefence, defend_images, make, parse_spec
+from dragkit.methods import METHODS, Setting, method_of
 from dragkit.priors.diffusion import LatentPrior
+from dragkit.streams import USER_SEED
 from dragkit.zoo.knowledge import Knowledge
-from draglab.methods import METHODS, Setting, method_of
 
 FORMAT = 2  # of the stored results; raise it when the code changes what a specification means
 
 DEFENDED = 3  # the same for what a defence or a reply does
-
-USER = 2**31  # added to an attack's seed for the user's draws, which the attacker does not have
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -45,6 +44,7 @@ class Case:
         defence: recipe of what the client does to its message, such as "gaussian:0.5" or "drop:0.5+shuffle"; None for nothing.
         adaptive: name of the attacker's reply to the defence (`dragkit.adaptive`); "" for one who does not know of it.
         queries: how often each photo is sent, and the attacker listens.
+        subset: part of the data, "val" or "train".
         seed: chooses the photos; `attack_seed` the attack's randomness, one stream per photo.
         precision: "float32", or "bfloat16" to run the networks under autocast (state, schedule and final decoding stay float32).
     """
@@ -56,7 +56,7 @@ class Case:
     method: str | None = None
     n: int = 32
     defence: str | None = None
-    split: str = "val"
+    subset: str = "val"
     seed: int = 0
     attack_seed: int = 3407
     precision: str = "float32"
@@ -112,7 +112,7 @@ def run(
     """
     device = device or os.environ.get("DRAGKIT_DEVICE", "cpu")
     store = store or cache.cache_dir() / "results"
-    photos, _, indices = data.pick(case.split, case.n, seed=case.seed)
+    photos, _, indices = data.pick(case.subset, case.n, seed=case.seed)
     known = case.knowledge(device)
     clients: list[SplitClient] = []  # loaded once, and only if something is missing
     parts, devices = [], set()
@@ -147,6 +147,7 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
     names = case.knowledge().names(METHODS[case.name].uses) + ([case.client] if zoo.available(case.client) else [])
     told = {**asdict(case), "n": None, "method": case.name}
     told["config"] = told["config"] or {}  # the inverse network has no settings
+    told["split"] = told.pop("subset")  # its name when the first results were stored
     if case.defence is None:  # as before there were replies: undefended results stay valid
         del told["adaptive"], told["queries"]
     else:
@@ -162,7 +163,7 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
 
 def sent(case: Case, defence: BaseDefence, client: SplitClient, photos: Tensor, seed: int) -> Tensor:
     """The messages of a defended case, `(queries, B, *client.h_shape)`. `seed`: the attack's."""
-    return defend_images(defence, client, photos, seed + USER, case.queries)
+    return defend_images(defence, client, photos, seed + USER_SEED, case.queries)
 
 
 def running(store: Path, spec: dict[str, Any]) -> Path:

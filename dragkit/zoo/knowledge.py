@@ -4,14 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import torch
 
 from dragkit import zoo
+from dragkit.client import SplitClient
+from dragkit.priors.diffusion import LatentPrior, PixelPrior
+from dragkit.priors.gan import StyleGenerator, WEncoder
+from dragkit.priors.inverse_network import InverseNetwork
 
-if TYPE_CHECKING:
-    from dragkit.priors.diffusion import LatentPrior, PixelPrior
-    from dragkit.priors.gan import StyleGenerator, WEncoder
-    from dragkit.priors.inverse_network import InverseNetwork
+
+def open_prior(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LatentPrior | PixelPrior:
+    """An embedded prior by its name, any other by folder or hub name in diffusers' layout, on latents or on pixels.
+
+    Raises:
+        ValueError, OSError: there is none of this name, or a part is missing.
+    """
+    if zoo.available(f"{name}/vae"):
+        return zoo.load_prior(name, dtype=dtype, device=device)
+    if name == zoo.PIXEL_PRIOR or zoo.available(f"{name}/unet"):
+        return zoo.load_pixel_prior(name, dtype=dtype, device=device)
+    pixels = Path(name).is_dir() and not (Path(name) / "vae").is_dir()
+    kind = PixelPrior if pixels else LatentPrior
+    return kind.from_pretrained(name, dtype=dtype, device=device)
+
+
+def open_client(name: str, at: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> SplitClient:
+    """An embedded client by its name, any other by folder or hub name, timm:NAME or torchvision:NAME, cut at `at`.
+
+    Raises:
+        ValueError, OSError: there is none of this name, or it cannot be cut there.
+    """
+    if name == zoo.WILD_CLIENT or zoo.available(name):
+        return zoo.load_client(name, at, dtype=dtype, device=device)
+    return SplitClient.from_pretrained(name, at, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -19,7 +46,8 @@ class Knowledge:
     """What the attacker may bring, loaded when it is first asked for: the embedded priors, GAN and inverse network.
 
     Attributes:
-        client, prior: names in the zoo. at: split point.
+        client: name in the zoo. at: split point. prior: name in the zoo, or what else `open_prior` takes.
+        device, dtype: of the networks; the precision is that of the prior.
         defence: recipe of the defence that the inverse network was trained against, "" for none.
     """
 
@@ -28,10 +56,11 @@ class Knowledge:
     prior: str
     device: str = "cpu"
     defence: str = ""
+    dtype: torch.dtype = torch.float32
 
     @cached_property
-    def diffusion(self) -> LatentPrior:
-        return zoo.load_prior(self.prior, device=self.device)
+    def diffusion(self) -> LatentPrior | PixelPrior:
+        return open_prior(self.prior, dtype=self.dtype, device=self.device)
 
     @cached_property
     def pixels(self) -> PixelPrior:

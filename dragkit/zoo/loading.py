@@ -101,7 +101,7 @@ def load_inverse(client: str = CLIENT, at: str = "block:9", defence: str = "", d
         against = f" against {defence!r}" if defence else ""
         raise ValueError(
             f"no inverse network is shipped for client {client!r} at {at!r}{against}; there are "
-            f"{', '.join(shipped) or 'none yet'}; train one: dragkit train inverse --client {client} --split {at}"
+            f"{', '.join(shipped) or 'none yet'}; train one: dragkit train inverse --client {client} --at {at}"
             f"{f' --defence {defence}' if defence else ''}"
         )
     return InverseNetwork.from_pretrained(verify(name), device=device)
@@ -130,7 +130,7 @@ def load_gan_encoder(client: str = CLIENT, at: str = "block:9", *, device: str =
     if not available(name):
         raise ValueError(
             f"no encoder of GLASS++ for client {client!r} at {at!r}; train one: dragkit train gan-encoder "
-            f"--client {client} --split {at}"
+            f"--client {client} --at {at}"
         )
     return WEncoder.from_pretrained(str(verify(name))).to(device).eval().requires_grad_(False)
 

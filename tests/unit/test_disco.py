@@ -294,7 +294,8 @@ def test_every_part_is_trained_and_the_pruner_faster(tmp_path):
 def test_training_exports_a_client_and_its_pruner_that_the_defence_finds(tmp_path, monkeypatch):
     monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
     recipe = training.DiscoRecipe(mask=Mask(0.25, scores="static"), client_frozen=True)
-    out = disco.train_disco(CONFIG, recipe, "disco-test")
+    out, pruner = disco.train_disco(CONFIG, recipe, "disco-test")
+    assert pruner == zoo.find("pruner/disco-test/block-6")
     assert out == zoo.find("disco-test") and zoo.card("disco-test")["class"] == "ViTForImageClassification"
     card = zoo.card("pruner/disco-test/block-6")
     assert card["class"] == "Pruner" and card["recipe"]["mask"]["scores"] == "static" and card["steps"] == 2

@@ -58,6 +58,11 @@ def test_specification_changes_with_all_that_matters():
     )
 
 
+def test_a_specification_keeps_the_names_under_which_results_were_stored():
+    told = experiment.specification(Case(DragConfig.ci(), "block:6", subset="train"), [1, 2], 0)["case"]
+    assert told["split"] == "train" and "subset" not in told
+
+
 def test_unknown_defence_is_refused():
     with pytest.raises(ValueError, match="defence is 'blur'"):
         Case(DragConfig.ci(), "block:6", defence="blur")

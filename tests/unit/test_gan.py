@@ -184,16 +184,17 @@ def new_task():
 
 
 def test_samples_take_the_colour_of_the_photos(photos, tmp_path):
+    """Of eight seeds, the error falls to 0.04 to 0.38 of the untrained one; it grows when the generator gets the wrong gradient."""
     task = new_task()
     task.photos = (task.photos * torch.tensor([1.0, 0.5, 0.2]).view(3, 1, 1)).to(torch.uint8)
     colour = task.photos.float().mean((0, 2, 3)) / 255
 
     def error(model):
-        return (gan.draw(model.generator, 64, 16, CPU).mean((0, 2, 3)) - colour).abs().max().item()
+        return (gan.draw(model.generator, 64, 16, CPU).mean((0, 2, 3)) - colour).abs().mean().item()
 
-    config = TrainConfig(steps=60, batch=8, lr=1e-3, warmup=5, ema=0.9, clip=100.0, device="cpu")
+    config = TrainConfig(steps=150, batch=8, lr=2e-3, warmup=5, ema=0.9, clip=100.0, device="cpu")
     before = error(task.model)
-    assert error(fit(task, config, tmp_path, show=False)) < before / 2
+    assert error(fit(task, config, tmp_path, show=False)) < 0.75 * before
 
 
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(photos, tmp_path, monkeypatch):
@@ -238,12 +239,14 @@ def test_two_commands_make_a_generator_and_its_encoder(photos, tmp_path, monkeyp
     recipe = GanRecipe(channels=(4,) * 5, critic_channels=(4,) * 5, latent_dim=16)
     made = StyleGenerator.from_pretrained(gan.train_gan(config, recipe), torch_dtype=torch.float32)
     assert made.image_size == 64 and made.w_mean.abs().max() > 0 and (made.w_std != 1).all()
-    out = gan.train_gan_encoder(config, EncoderRecipe(width=16, depth=1, heads=2, perceptual=0), "toy", "block:9")
+    out = gan_encoder.train_gan_encoder(
+        config, EncoderRecipe(width=16, depth=1, heads=2, perceptual=0), "toy", "block:9"
+    )
     encoder = WEncoder.from_pretrained(out, torch_dtype=torch.float32)
     torch.testing.assert_close(encoder.w_mean, made.w_mean)
     export.ship("gan")
-    export.ship(gan.encoder_run("toy", "block:9"))
+    export.ship(gan_encoder.encoder_run("toy", "block:9"))
     assert zoo.names() == ["gan64", "gan64-encoder/toy/block-9"]
     assert zoo.card("gan64")["measured"]["kernel_distance"]["n"] == 10
     card = zoo.card("gan64-encoder/toy/block-9")
-    assert card["measured"]["psnr"]["n"] == 40 and "gan-encoder --client toy --split block:9" in card["command"]
+    assert card["measured"]["psnr"]["n"] == 40 and "gan-encoder --client toy --at block:9" in card["command"]

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from toys import photos as small_photos
 from toys import standard_prior
-from typer.testing import CliRunner
 
 from dragkit import zoo
 from dragkit.attacks.drag import drag
@@ -24,7 +23,6 @@ from dragkit.images import resize_images
 from dragkit.measures.metrics import psnr
 from dragkit.priors.inverse_network import InverseNetwork, InverseShape
 from dragkit.zoo import cards
-from draglab import cli
 from draglab.training import export
 from draglab.training import inverse as training
 from draglab.training.loop import TrainConfig, fit
@@ -298,7 +296,7 @@ def test_trained_measured_shipped_and_loaded(client, tmp_path, monkeypatch):
     training.train_inverse(TrainConfig(steps=2, batch=32, lr=1e-3, device="cpu"), RECIPE, "linear", "0")
     assert export.ship(training.inverse_run("linear", "0")) == tmp_path / "zoo" / "inverse" / "linear" / "0"
     card = zoo.card("inverse/linear/0")
-    assert card["command"] == "dragkit train inverse --client linear --split 0 --steps 2"
+    assert card["command"] == "dragkit train inverse --client linear --at 0 --steps 2"
     assert set(card["measured"]) == {"psnr", "ms_ssim", "st_lpips"}
     assert all(figure["n"] == 64 for figure in card["measured"].values())
     network = zoo.load_inverse("linear", "0")
@@ -310,14 +308,26 @@ def test_trained_measured_shipped_and_loaded(client, tmp_path, monkeypatch):
         zoo.load_inverse("linear", "block:3")
 
 
-def test_the_command_names_client_and_split(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("start", "defence", "began"),
+    [
+        ("auto", "", ""),
+        ("auto", "drop:0.5", "inverse/vit-imagenette64/block-6"),
+        ("none", "drop:0.5", ""),
+        ("inverse/vit-imagenette64/block-3", "", "inverse/vit-imagenette64/block-3"),
+    ],
+)
+def test_the_command_finds_where_to_begin(start, defence, began, monkeypatch):
     seen = []
-    monkeypatch.setattr(training, "train_inverse", lambda *given: seen.append(given) or tmp_path)
-    options = ["--client", "some-vit", "--split", "block:3", "--steps", "7", "--drop", "0.25", "--device", "cpu"]
-    result = CliRunner().invoke(cli.app, ["train", "inverse", *options])
-    assert result.exit_code == 0, result.output
-    config, recipe, client, split, defence = seen[0]
-    assert (config.steps, recipe.drop, client, split, defence) == (7, 0.25, "some-vit", "block:3", "")
+
+    def task(recipe, *rest):
+        seen.append(recipe)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "InverseTask", task)
+    with pytest.raises(KeyboardInterrupt):
+        training.train_inverse(recipe=replace(training.RECIPE, start=start), at="block:6", defence=defence)
+    assert seen[0].start == began
 
 
 # -- trained against a defence ---------------------------------------------------------------------------------------
@@ -399,7 +409,7 @@ def test_a_retrained_network_has_a_name_of_its_own(tmp_path, monkeypatch):
     assert network.shape.client == zoo.CLIENT and network.shape.drop == pytest.approx(32 / 65, abs=1e-6)
     assert card["recipe"]["start"] == "inverse/vit-imagenette64/block-6"
     assert card["command"] == (
-        "dragkit train inverse --client vit-imagenette64 --split block:6 --defence drop:0.5 --steps 1"
+        "dragkit train inverse --client vit-imagenette64 --at block:6 --defence drop:0.5 --steps 1"
     )
 
 

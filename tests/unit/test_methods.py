@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dragkit import zoo
+from dragkit import methods, zoo
 from dragkit.attacks import threat
 from dragkit.attacks.drag import drag
 from dragkit.attacks.image_prior import ImagePriorConfig
@@ -11,7 +11,6 @@ from dragkit.attacks.message import Message
 from dragkit.attacks.rmle import RmleConfig
 from dragkit.config import DragConfig
 from dragkit.priors.gan import WEncoder
-from draglab import methods
 from draglab.cases import Case
 from draglab.studies import budget
 
@@ -29,7 +28,7 @@ def test_methods_without_further_models_run_on_the_embedded_client(name):
 def test_glass_plus_starts_from_the_encoder_and_spends_everything_on_styles():
     case = Case(budget.with_iterations("glass++", 3), "block:2", method="glass++")
     known = case.knowledge()
-    with pytest.raises(ValueError, match="train gan-encoder --client vit-imagenette64 --split block:2"):
+    with pytest.raises(ValueError, match="train gan-encoder --client vit-imagenette64 --at block:2"):
         _ = known.encoder
     client, gan = zoo.load_client(at="block:2"), zoo.load_gan()
     known.__dict__["encoder"] = WEncoder(65, 128, gan.num_layers, gan.style_dim, client=client.name, split="block:2")

@@ -1,5 +1,7 @@
 """Distance correlation is what it says, and its estimators differ as they should; NoPeek trains what its recipe names."""
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -61,6 +63,8 @@ def test_what_cannot_be_correlated_is_refused():
         NopeekRecipe(weight=-1)
     with pytest.raises(ValueError, match="train is 'none'"):
         NopeekRecipe(train="none")
+    with pytest.raises(ValueError, match=r"at is 'vit.layers.1'; NoPeek cuts after a block"):
+        NopeekRecipe(at="vit.layers.1")
 
 
 @pytest.fixture
@@ -87,7 +91,7 @@ def test_messages_are_those_of_the_split_client(few_photos):
         torch.testing.assert_close(h, zoo.load_client(at="block:6")(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("train", nopeek.TRAIN)
+@pytest.mark.parametrize("train", get_args(nopeek.Halves))
 def test_only_the_named_half_gets_gradients(few_photos, train):
     task = NopeekTask(NopeekRecipe(train=train), 4, 0, torch.device("cpu"))
     task.loss(0, torch.Generator().manual_seed(0))[0].backward()

@@ -11,7 +11,7 @@ from dragkit import zoo
 from dragkit.defenses import DEFENCES
 from dragkit.measures.intervals import Interval
 from draglab import frontier
-from draglab.studies.catalogue import SWEEPS
+from draglab.catalogue import SWEEPS
 
 DISCO, NOPEEK = f"disco-{zoo.CLIENT}", f"nopeek-{zoo.CLIENT}"
 

@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as nnf
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
-from dragkit import zoo
+from dragkit import methods, zoo
 from dragkit.attacks.drag import drag
 from dragkit.attacks.message import Message
 from dragkit.config import DragConfig
 from dragkit.priors.diffusion import PixelPrior
 from dragkit.zoo import cards
-from draglab import methods
 from draglab.cases import Case
 from draglab.studies import budget
 from draglab.training import export, pixel_prior

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dragkit.data import CLASSES
+from dragkit.devices import pick_device
 from draglab.training import augment, autoencoder, classifier, export, loop, prior
 from draglab.training.loop import Task, TrainConfig, batch_indices, fit
 from draglab.training.muon import FlatMuon, muon_and_adamw
@@ -91,6 +92,50 @@ def test_config_refuses_nonsense():
         TrainConfig(steps=0, batch=1, lr=1.0)
     with pytest.raises(ValueError, match="decay is 0"):
         TrainConfig(steps=1, batch=1, lr=1.0, decay=0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"steps": 1.5},
+        {"batch": 0},
+        {"warmup": -1},
+        {"seed": -1},
+        {"lr": -1.0},
+        {"lr": float("nan")},
+        {"lr": float("inf")},
+        {"ema": 5.0},
+        {"ema": 1.0},
+        {"clip": -1.0},
+        {"weight_decay": -0.1},
+        {"weight_decay": float("nan")},
+        {"save_every": 0.0},
+        {"minutes": 0.0},
+        {"decay": float("nan")},
+    ],
+)
+def test_config_names_the_field_that_cannot_work(given):
+    (name,) = given
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        TrainConfig(**{"steps": 1, "batch": 1, "lr": 1.0} | given)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    assert len(batch_indices(10, 10, 3, seed=0)) == 10
+    with pytest.raises(ValueError, match="batch is 11; there are only 10 photos"):
+        batch_indices(10, 11, 0, seed=0)
+
+
+def test_devices_are_checked_by_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert pick_device("cpu").type == pick_device("auto").type == "cpu"
+    for wrong, message in (("gpu", "it must be auto, cpu"), ("cuda", "does not have"), ("cuda:x", "it must be auto")):
+        with pytest.raises(ValueError, match=message):
+            pick_device(wrong)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto").type == "cuda" and pick_device("cuda:1").index == 1
+    with pytest.raises(ValueError, match="cuda:2"):
+        pick_device("cuda:2")
 
 
 def test_every_epoch_sees_every_photo_once_in_an_order_of_its_own():
@@ -188,6 +233,20 @@ def test_augmentation_keeps_range_and_varies_per_photo():
     y = augment.random_crop(x, 0.35, torch.Generator().manual_seed(0))
     assert y.shape == (4, 3, 64, 64) and y.min() >= 0 and y.max() <= 1
     assert (y[0] - y[1]).abs().max() > 0.05
+
+
+def test_a_labelled_batch_is_cropped_jittered_and_mixed_as_its_recipe_says():
+    photos = torch.randint(0, 256, (6, 3, 80, 80), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    labels, index = torch.arange(6), torch.tensor([4, 1, 2])
+
+    def batch(**changes):
+        recipe = classifier.ClassifierRecipe(**{"crop": 0.5, "jitter": 0.3, "mix": 0.0} | changes)
+        return augment.labelled_batch(photos, labels, index, recipe, 10, torch.Generator().manual_seed(1))
+
+    x, target = batch()
+    assert x.shape == (3, 3, 64, 64) and target.argmax(1).tolist() == [4, 1, 2] and target.shape == (3, 10)
+    assert not torch.equal(batch(crop=0.9)[0], x) and not torch.equal(batch(jitter=0.0)[0], x)
+    assert all(not torch.equal(a, b) for a, b in zip(batch(mix=1.0), (x, target), strict=True))
 
 
 def test_augmentation_without_freedom_is_a_resize():

@@ -207,12 +207,12 @@ def shipped(client, tmp_path, monkeypatch):
 
 def test_a_trained_server_has_the_same_client_half_and_another_server(shipped, client):
     config = TrainConfig(steps=4, batch=8, lr=1e-2, warmup=1, device="cpu")
-    server.train_server(config, training.ServerRecipe(), shipped, "block:1", "drop:0.5")
+    server.train_server(config, training.ServerRecipe(), shipped, "block:1", defence="drop:0.5")
     name = zoo.server_name(shipped, "block:1", "drop:0.5")
     assert name == "server/tiny/block-1+drop-0.5" and zoo.available(name)
     card = zoo.card(name)
     assert set(card["measured"]) == {"top1", "top1_before", "top1_undefended"} and card["measured"]["top1"]["n"] == 120
-    assert card["command"] == "dragkit train server --client tiny --split block:1 --defence drop:0.5 --steps 4"
+    assert card["command"] == "dragkit train server --client tiny --at block:1 --defence drop:0.5 --steps 4"
     before, after = zoo.load_client(shipped, "block:1"), zoo.load_client(name, "block:1")
     assert after.name == name and accuracy.same_client(before, after)
     h = accuracy.features(before)[:4].float()

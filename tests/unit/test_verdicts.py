@@ -7,14 +7,14 @@ import torch
 
 from dragkit.config import DragConfig
 from draglab import cases as experiment
-from draglab import tables
+from draglab import catalogue, tables
 from draglab.cases import Result
 from draglab.pages import claims, pages
-from draglab.studies import catalogue, depth, first_checks, ingredients, tuning
+from draglab.studies import depth, first_checks, ingredients, tuning
 
 
 def study(name):
-    return catalogue.load(catalogue.SWEEPS[name])
+    return catalogue.SWEEPS[name].load()
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_deep_compares_at_the_deepest_readable_block(faked, monkeypatch):
 def test_ablation_verdicts_follow_the_measurement(faked):
     use, folder = faked
     use(lambda case: 0.3 if not case.config.tweedie else 0.05)
-    out = ingredients.ablations(turns=20, n=6, blocks=("block:12",), folder=folder)
+    out = ingredients.ablations(turns=20, n=6, at=("block:12",), folder=folder)
     rows = json.loads(out.read_text())["rows"]
     assert "no Adam, block:12" in rows and rows["DRAG, block:12"]["seconds_per_photo"] == 0.5
     made = _claims(folder)
@@ -99,7 +99,7 @@ def test_ablation_verdicts_follow_the_measurement(faked):
 def test_recurrence_curve_keeps_turns_or_steps(faked):
     use, folder = faked
     seen = use(lambda case: 0.2 / case.config.recurrence)
-    ingredients.recurrence_curve(turns=32, steps=5, n=6, blocks=("block:12",), folder=folder)
+    ingredients.recurrence_curve(turns=32, steps=5, n=6, at=("block:12",), folder=folder)
     turns = [c.config.num_steps * c.config.recurrence for c in seen[:5]]
     assert turns == [32] * 5 and [c.config.num_steps for c in seen[5:]] == [5] * 5
     made = _claims(folder)["recurrence-curve"]
@@ -109,10 +109,10 @@ def test_recurrence_curve_keeps_turns_or_steps(faked):
 def test_rates_need_an_optimum_inside(faked):
     use, folder = faked
     use(lambda case: 0.02 + abs(case.config.guidance_rate - 0.2))
-    ingredients.rates(turns=20, n=6, blocks=("block:12",), folder=folder)
+    ingredients.rates(turns=20, n=6, at=("block:12",), folder=folder)
     assert _claims(folder)["guidance-rate-tradeoff"]["holds"]
     use(lambda case: 0.6 - 0.5 * case.config.guidance_rate)
-    ingredients.rates(turns=20, n=6, blocks=("block:12",), folder=folder)
+    ingredients.rates(turns=20, n=6, at=("block:12",), folder=folder)
     assert not _claims(folder)["guidance-rate-tradeoff"]["holds"]
 
 
@@ -124,7 +124,7 @@ def test_baselines_claim_per_rival_and_block(faked, monkeypatch):
         "draglab.studies.budget.seconds_per_iteration", lambda *given: {"drag": 1.0, "rmle": 0.5, "lm": 1.0}
     )
     seen = use(lambda case: {"drag": 0.05, "rmle": 0.3, "lm": 0.05}[case.name])
-    out = depth.baselines(turns=20, n=6, blocks=("block:3",), folder=folder)
+    out = depth.baselines(turns=20, n=6, at=("block:3",), folder=folder)
     told = json.loads(out.read_text())
     assert (
         told["rows"]["rMLE, block:3"]["method"] == "rMLE"
@@ -140,7 +140,7 @@ def test_search_looks_at_training_photos_only_and_refines_the_best(faked):
     use, folder = faked
     seen = use(lambda case: 0.1 + 0.3 * abs(case.config.guidance_rate - 0.65) + 0.05 * case.config.recurrence)
     told = json.loads(tuning.search(turns=20, n=6, trials=4, folder=folder).read_text())
-    assert {c.split for c in seen} == {"train"} and {c.at for c in seen} == {"block:0", "block:12"}
+    assert {c.subset for c in seen} == {"train"} and {c.at for c in seen} == {"block:0", "block:12"}
     assert seen[0].config == DragConfig(num_steps=5, recurrence=4)
     assert told["winner"]["guidance_rate"] == 0.65 and told["winner"]["recurrence"] == 1
     assert all(c.config.num_steps * c.config.recurrence == 20 for c in seen)
@@ -171,25 +171,25 @@ def test_the_pixel_rate_is_chosen_on_training_photos(faked, monkeypatch):
     def level(case):  # on training photos 0.4 is best, on the others 0.8
         if case.method != "drag-pixel":
             return 0.1
-        return 0.2 + abs(case.config.guidance_rate - (0.4 if case.split == "train" else 0.8)) / 4
+        return 0.2 + abs(case.config.guidance_rate - (0.4 if case.subset == "train" else 0.8)) / 4
 
     seen = use(level)
-    path = pixels(turns=8, n=6, blocks=("block:6",), folder=folder)
-    attacked = [case for case in seen if case.split == "val" and case.method == "drag-pixel"]
+    path = pixels(turns=8, n=6, at=("block:6",), folder=folder)
+    attacked = [case for case in seen if case.subset == "val" and case.method == "drag-pixel"]
     assert [case.config.guidance_rate for case in attacked] == [0.4, 0.4]
     assert [case.config.num_steps for case in attacked] == [8, 4] and {case.n for case in attacked} == {6}
     assert json.loads(path.read_text())["rate"] == 0.4
     made = _claims(folder)["latent-beats-pixels/block-6"]
     assert made["holds"] and made["value"] < 0
     use(lambda case: 0.1 if case.method == "drag-pixel" else 0.3)
-    pixels(turns=8, n=6, blocks=("block:6",), folder=folder)
+    pixels(turns=8, n=6, at=("block:6",), folder=folder)
     assert not _claims(folder)["latent-beats-pixels/block-6"]["holds"]
 
 
 def test_published_budgets_are_compared_block_by_block(faked):
     use, folder = faked
     seen = use(lambda case: 0.1 if case.name in ("drag", "glass") else 0.4)
-    study("published")(n=6, blocks=("block:3",), folder=folder)
+    study("published")(n=6, at=("block:3",), folder=folder)
     budgets = {case.name: case.config for case in seen if case.config != DragConfig.small(1000)}
     assert budgets["drag"] == DragConfig.paper() and budgets["rmle"].iterations == budgets["lm"].iterations == 20_000
     assert budgets["glass"].z_iterations == budgets["glass"].w_iterations == 10_000
@@ -227,12 +227,12 @@ def test_patience_says_who_is_ahead_after_seconds_and_after_minutes(faked, monke
 def test_a_good_start_is_told_from_a_late_one(faked):
     use, folder = faked
     seen = use(lambda case: 0.05 + case.config.strength / 4 if case.name == "drag++" else 0.4)
-    told = json.loads(study("starts")(turns=40, n=6, blocks=("block:6",), folder=folder).read_text())
+    told = json.loads(study("starts")(turns=40, n=6, at=("block:6",), folder=folder).read_text())
     assert {case.config.strength for case in seen if case.name == "drag-grey"} == {0.05, 0.1, 0.3, 0.5, 0.7}
-    assert [case.config.strength for case in seen if case.split == "train"] == told["strengths"]
+    assert [case.config.strength for case in seen if case.subset == "train"] == told["strengths"]
     assert told["chosen"] == 0.05
     assert {"noise, block:6", "the guess itself, block:6"} < set(told["rows"])
     assert _claims(folder)["guess-beats-grey/block-6"]["holds"]
     use(lambda case: 0.1)  # only the late start counts
-    study("starts")(turns=40, n=6, blocks=("block:6",), folder=folder)
+    study("starts")(turns=40, n=6, at=("block:6",), folder=folder)
     assert not _claims(folder)["guess-beats-grey/block-6"]["holds"]

@@ -9,10 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from draglab.catalogue import MEASUREMENTS
 from draglab.pages.claims import results_folder
-
-# What `dragkit measure` writes; everything else comes from `dragkit sweep`.
-MEASURED = ("models", "noise", "overfit", "overfit_small", "recurrence", "shuffle", "deep")
 
 
 class Listing:
@@ -103,7 +101,7 @@ def recorded(name: str, folder: Path | None = None) -> Any:
 
 def missing(name: str) -> str:
     """What a page says where `recorded(name)` is None."""
-    verb = "measure" if name in MEASURED else "sweep"
+    verb = "measure" if name in MEASUREMENTS else "sweep"
     return (
         f"Not available: book/results/{name}.json. The measurement has not been recorded here; "
         f"`dragkit {verb} {name.partition('-')[0]}` makes it."

@@ -9,14 +9,11 @@ from typing import Any
 import torch
 
 from dragkit import cache, data, zoo
-from dragkit.attacks.glass import GlassConfig
-from dragkit.attacks.image_prior import ImagePriorConfig
 from dragkit.attacks.message import Message
-from dragkit.attacks.rmle import RmleConfig
 from dragkit.cache import remember
 from dragkit.config import DragConfig
+from dragkit.methods import METHODS, Setting, with_iterations
 from draglab.cases import Case
-from draglab.methods import METHODS, Setting
 
 FAST: dict[str, Any] = {"precision": "bfloat16"}  # networks; see `Case`
 
@@ -44,27 +41,6 @@ def seconds_per_iteration(client: str, at: str, methods: list[str], rounds: int 
         return {name: torch.tensor(min(v), dtype=torch.float64) for name, v in times.items()}
 
     return {name: float(v) for name, v in remember(cache.cache_dir() / "results", spec, work).items()}
-
-
-def with_iterations(name: str, iterations: int) -> Any:
-    """Settings of a method for this many iterations per photo.
-
-    "drag-pixel" takes those of "drag", which were chosen for the latent prior. The published pixel variant (`run_drag_dm.py`, on a
-    DDPM of bedrooms) runs the same loop and adds a total variation of weight 0.10 per value, which `DragConfig` does not have.
-    """
-    if name in ("drag", "drag-pixel"):
-        return DragConfig.small(iterations)
-    if name == "drag++":
-        return DragConfig.small_plus(iterations)
-    if name == "rmle":
-        return RmleConfig(iterations=iterations)
-    if name == "lm":
-        return ImagePriorConfig.fast().with_(iterations=iterations)
-    if name == "glass":
-        return GlassConfig.small(iterations)
-    if name == "glass++":
-        return GlassConfig.small_plus(iterations)
-    return None
 
 
 def equal_seconds(client: str, at: str, methods: list[str], turns: int) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from dragkit.config import DragConfig
 from dragkit.measures import intervals
 from dragkit.measures.embedding import independent_embedding
 from dragkit.measures.identification import identify
+from dragkit.methods import METHODS
 from draglab import accuracy
 from draglab.cases import Case
 from draglab.gallery import imagenette_gallery
-from draglab.methods import METHODS
 from draglab.pages import claims
 from draglab.pages.claims import Claim
 from draglab.studies.budget import FAST

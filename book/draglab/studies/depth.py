@@ -5,56 +5,56 @@ from __future__ import annotations
 from pathlib import Path
 
 from dragkit import zoo
-from draglab.methods import METHODS
+from dragkit.methods import METHODS
 from draglab.pages import claims
 from draglab.pages.claims import Claim
 from draglab.studies.budget import equal_cases
 from draglab.studies.first_checks import PAPER, SEEDS
 from draglab.tables import Rows, compare, gap, trained_models
 
-BLOCKS = ("block:0", "block:3", "block:6", "block:9", "block:12")
+CUTS = ("block:0", "block:3", "block:6", "block:9", "block:12")
 
 
 def baselines(
     client: str = zoo.CLIENT,
     turns: int = 160,
     n: int = 32,
-    blocks: tuple[str, ...] = BLOCKS,
+    at: tuple[str, ...] = CUTS,
     folder: Path | None = None,
 ) -> Path:
     """Every method whose models are at hand, at every block, for the seconds that DRAG needs for `turns` turns."""
     rows: Rows = {}
     short = "vit" if client == zoo.CLIENT else "focus"
-    for at in blocks:
-        cases = equal_cases(client, at, turns, n)
-        found, _ = compare(f"baselines-{short}-{at.replace(':', '-')}", cases)
+    for cut in at:
+        cases = equal_cases(client, cut, turns, n)
+        found, _ = compare(f"baselines-{short}-{cut.replace(':', '-')}", cases)
         for label, case in cases.items():
             models = trained_models(case.knowledge().names(METHODS[case.name].uses))
             found[label] |= {
                 "method": METHODS[case.name].label,
-                "at": at,
+                "at": cut,
                 "config": vars(case.config),
                 "models": models,
             }
         rows |= found
-    made = [c for name in ("rmle", "lm", "glass", "glass++", "inverse") for c in _beats(rows, name, client, blocks)]
-    made += _plus_improves(rows, client, blocks)
-    command = f"dragkit sweep baselines --client {client} --turns {turns} --n {n} --blocks {','.join(blocks)}"
-    told = {"client": client, "turns": turns, "blocks": list(blocks), "rows": rows}
+    made = [c for name in ("rmle", "lm", "glass", "glass++", "inverse") for c in _beats(rows, name, client, at)]
+    made += _plus_improves(rows, client, at)
+    command = f"dragkit sweep baselines --client {client} --turns {turns} --n {n} --at {','.join(at)}"
+    told = {"client": client, "turns": turns, "blocks": list(at), "rows": rows}
     return claims.write(f"baselines-{short}", command, SEEDS, made, told, folder)
 
 
-def _beats(rows: Rows, rival: str, client: str, blocks: tuple[str, ...]) -> list[Claim]:
+def _beats(rows: Rows, rival: str, client: str, at: tuple[str, ...]) -> list[Claim]:
     """At each block: is DRAG's ST-LPIPS lower than the rival's?"""
     made = []
-    for at in blocks:
-        ours, theirs = f"DRAG, {at}", f"{METHODS[rival].label}, {at}"
+    for cut in at:
+        ours, theirs = f"DRAG, {cut}", f"{METHODS[rival].label}, {cut}"
         if theirs not in rows:
             continue
         made.append(
             gap(
-                f"drag-beats-{rival.replace('++', 'pp')}/{client}/{at.replace(':', '-')}",
-                f"On {client} at {at}, DRAG has a lower ST-LPIPS than {METHODS[rival].label} in the same time",
+                f"drag-beats-{rival.replace('++', 'pp')}/{client}/{cut.replace(':', '-')}",
+                f"On {client} at {cut}, DRAG has a lower ST-LPIPS than {METHODS[rival].label} in the same time",
                 rows,
                 ours,
                 theirs,
@@ -67,11 +67,11 @@ def _beats(rows: Rows, rival: str, client: str, blocks: tuple[str, ...]) -> list
     return made
 
 
-def _plus_improves(rows: Rows, client: str, blocks: tuple[str, ...]) -> list[Claim]:
+def _plus_improves(rows: Rows, client: str, at: tuple[str, ...]) -> list[Claim]:
     """At each block where there is an inverse network: is DRAG++ closer than DRAG in the same time, and than its own start?"""
     made = []
-    for at in blocks:
-        if f"DRAG++, {at}" not in rows:
+    for cut in at:
+        if f"DRAG++, {cut}" not in rows:
             continue
         for id_, rival, statement in (
             (
@@ -83,11 +83,11 @@ def _plus_improves(rows: Rows, client: str, blocks: tuple[str, ...]) -> list[Cla
         ):
             made.append(
                 gap(
-                    f"{id_}/{client}/{at.replace(':', '-')}",
-                    f"On {client} at {at}, {statement}",
+                    f"{id_}/{client}/{cut.replace(':', '-')}",
+                    f"On {client} at {cut}, {statement}",
                     rows,
-                    f"DRAG++, {at}",
-                    f"{rival}, {at}",
+                    f"DRAG++, {cut}",
+                    f"{rival}, {cut}",
                     "st_lpips",
                     -1,
                     source=f"{PAPER}, DRAG++",

@@ -15,7 +15,7 @@ from draglab.pages import claims
 from draglab.pages.claims import Claim
 
 
-def models(n_samples: int = 1000, folder: Path | None = None) -> Path:
+def models(n: int = 1000, folder: Path | None = None) -> Path:
     """Quality of the embedded models on the whole validation split; kernel distance of prior samples in ViT-S features."""
     made: list[Claim] = []
     rows: dict[str, Any] = {}
@@ -55,7 +55,7 @@ def models(n_samples: int = 1000, folder: Path | None = None) -> Path:
         )
     )
     _remember_in_cards(roundtrip, right)
-    distances = _prior_kernel_distance(n_samples)
+    distances = _prior_kernel_distance(n)
     rows["kernel_distance"] = distances
     before, after = distances["untrained prior"], distances["prior"]
     gain = before["value"] - after["value"]
@@ -70,13 +70,13 @@ def models(n_samples: int = 1000, folder: Path | None = None) -> Path:
             round(gain, 4),
             round(gain - error, 4),
             round(gain + error, 4),
-            n_samples,
+            n,
             "",
             gain - error > 0,
             "02_diffusion_prior",
         )
     )
-    return claims.write("models", f"dragkit measure models --n {n_samples}", [0], made, {"rows": rows}, folder)
+    return claims.write("models", f"dragkit measure models --n {n}", [0], made, {"rows": rows}, folder)
 
 
 def _remember_in_cards(roundtrip: dict[str, list[float]], right: list[bool]) -> None:
@@ -119,7 +119,7 @@ def _prior_kernel_distance(n: int) -> dict[str, dict[str, float]]:
     levels = tuple(prior.unet.config.block_out_channels)
     untrained = training.build(training.PriorRecipe(channels=levels, layers=prior.unet.config.layers_per_block))
     blank = LatentPrior(prior.vae, untrained, training.noise_schedule())
-    val, train = (data.pick(split, n)[0] for split in ("val", "train"))
+    val, train = (data.pick(subset, n)[0] for subset in ("val", "train"))
 
     def features(images: Tensor) -> Tensor:
         return torch.cat([client.tokens(client(x)).mean(1) for x in images.split(32)])

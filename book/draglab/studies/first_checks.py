@@ -55,13 +55,13 @@ def _overfit(name: str, id_: str, settings: str, config: DragConfig, n: int, fol
     return claims.write(name, command, SEEDS, [made], {"config": vars(config), "rows": rows}, folder)
 
 
-def recurrence(n: int = 32, num_steps: int = 20, folder: Path | None = None) -> Path:
+def recurrence(n: int = 32, steps: int = 20, folder: Path | None = None) -> Path:
     """Block 12, equal steps: does going back to the same timestep sixteen times help?"""
-    cases = {f"k={k}": Case(DragConfig(num_steps=num_steps, recurrence=k), "block:12", n=n) for k in (1, 16)}
+    cases = {f"k={k}": Case(DragConfig(num_steps=steps, recurrence=k), "block:12", n=n) for k in (1, 16)}
     rows, _ = compare("recurrence", cases)
     made = gap(
         "recurrence-k16-vs-k1",
-        f"At block 12, 16 turns per step give a higher MS-SSIM than 1 with the same {num_steps} steps",
+        f"At block 12, 16 turns per step give a higher MS-SSIM than 1 with the same {steps} steps",
         rows,
         "k=16",
         "k=1",
@@ -70,8 +70,8 @@ def recurrence(n: int = 32, num_steps: int = 20, folder: Path | None = None) -> 
         source=f"{PAPER}, first experiments",
         notebook="03_tweedie",
     )
-    command = f"dragkit measure recurrence --n {n} --steps {num_steps}"
-    return claims.write("recurrence", command, SEEDS, [made], {"num_steps": num_steps, "rows": rows}, folder)
+    command = f"dragkit measure recurrence --n {n} --steps {steps}"
+    return claims.write("recurrence", command, SEEDS, [made], {"num_steps": steps, "rows": rows}, folder)
 
 
 def shuffle(n: int = 32, config: DragConfig | None = None, folder: Path | None = None) -> Path:

@@ -95,7 +95,7 @@ def bounds(
 
 
 def _photos_and_features(client: SplitClient, subset: str, without: list[int]) -> tuple[Tensor, Tensor]:
-    """Pixels in [0, 1] and IRs (rounded to half precision, far below the noise) of a subset, a row per photo, float32."""
+    """Pixels in [0, 1] and IRs (rounded to half precision, far below the noise) of a part of the data, a row per photo, float32."""
     images = data.imagenette(subset)[0]
     kept = torch.ones(len(images), dtype=torch.bool)
     kept[without] = False
@@ -221,7 +221,7 @@ def bits(n: int = 3925, thresholds: tuple[float, ...] = THRESHOLDS, folder: Path
 
 
 def _photos_and_cls(client: SplitClient, subset: str) -> tuple[Tensor, Tensor]:
-    """Pixels `(P, d)` and CLS tokens `(P, D)` of a subset."""
+    """Pixels `(P, d)` and CLS tokens `(P, D)` of a part of the data."""
     pixels = data.imagenette(subset)[0].flatten(1).float() / 255
     return pixels, accuracy.features(client, subset)[:, 0].float()
 

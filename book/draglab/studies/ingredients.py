@@ -11,20 +11,20 @@ from draglab.studies.budget import FAST
 from draglab.studies.first_checks import PAPER, SEEDS
 from draglab.tables import Rows, claim, compare, difference, gap
 
-BLOCKS = ("block:6", "block:12")  # claims are about the last one
+CUTS = ("block:6", "block:12")  # claims are about the last one
 
 
-def _at_every_block(name: str, settings: dict[str, DragConfig], blocks: tuple[str, ...], n: int) -> Rows:
+def _at_every_block(name: str, settings: dict[str, DragConfig], at: tuple[str, ...], n: int) -> Rows:
     """Rows "<label>, <block>", and the reference rows."""
     rows: Rows = {}
-    for at in blocks:
-        cases = {f"{label}, {at}": Case(config, at, n=n, **FAST) for label, config in settings.items()}
-        found, _ = compare(f"{name}-{at.replace(':', '-')}", cases)
-        rows |= {label: row | {"at": at} for label, row in found.items()}
+    for cut in at:
+        cases = {f"{label}, {cut}": Case(config, cut, n=n, **FAST) for label, config in settings.items()}
+        found, _ = compare(f"{name}-{cut.replace(':', '-')}", cases)
+        rows |= {label: row | {"at": cut} for label, row in found.items()}
     return rows
 
 
-def ablations(turns: int = 48, n: int = 32, blocks: tuple[str, ...] = BLOCKS, folder: Path | None = None) -> Path:
+def ablations(turns: int = 48, n: int = 32, at: tuple[str, ...] = CUTS, folder: Path | None = None) -> Path:
     """DRAG with one ingredient changed at a time, the same number of turns."""
     base = DragConfig.small(turns)
     changed = {
@@ -45,8 +45,8 @@ def ablations(turns: int = 48, n: int = 32, blocks: tuple[str, ...] = BLOCKS, fo
         "decode the last latent": base.with_(final_tweedie=False),
         "published settings": DragConfig(num_steps=turns // 4, recurrence=4),
     }
-    rows = _at_every_block("ablations", changed, blocks, n)
-    at, made = blocks[-1], []
+    rows = _at_every_block("ablations", changed, at, n)
+    last, made = at[-1], []
     for id_, label, statement in (
         ("tweedie-needed", "no Tweedie", "Without Tweedie's estimate the reconstruction is further from the photo"),
         ("adam-helps", "no Adam", "Without Adam's smoothing the reconstruction is further from the photo"),
@@ -54,59 +54,59 @@ def ablations(turns: int = 48, n: int = 32, blocks: tuple[str, ...] = BLOCKS, fo
         made.append(
             gap(
                 id_,
-                f"{statement} (in-house ViT, {at}, {turns} turns)",
+                f"{statement} (in-house ViT, {last}, {turns} turns)",
                 rows,
-                f"{label}, {at}",
-                f"DRAG, {at}",
+                f"{label}, {last}",
+                f"DRAG, {last}",
                 "st_lpips",
                 1,
                 source=f"{PAPER}, ablation",
                 notebook="07_ablations",
             )
         )
-    command = f"dragkit sweep ablations --turns {turns} --n {n} --blocks {','.join(blocks)}"
+    command = f"dragkit sweep ablations --turns {turns} --n {n} --at {','.join(at)}"
     return claims.write("ablations", command, SEEDS, made, {"turns": turns, "rows": rows}, folder)
 
 
 def recurrence_curve(
-    turns: int = 96, steps: int = 10, n: int = 32, blocks: tuple[str, ...] = BLOCKS, folder: Path | None = None
+    turns: int = 96, steps: int = 10, n: int = 32, at: tuple[str, ...] = CUTS, folder: Path | None = None
 ) -> Path:
     """k = 1 ... 16 at the same number of turns (fewer steps), and at the same number of steps (more turns)."""
     ks = (1, 2, 4, 8, 16)
     base = DragConfig.small(turns)
     settings = {f"k={k}, equal turns": base.with_(num_steps=turns // k, recurrence=k) for k in ks}
     settings |= {f"k={k}, equal steps": base.with_(num_steps=steps, recurrence=k) for k in ks}
-    rows, at = _at_every_block("recurrence-curve", settings, blocks, n), blocks[-1]
-    best = max(ks, key=lambda k: rows[f"k={k}, equal turns, {at}"]["ms_ssim"]["mean"])
+    rows, last = _at_every_block("recurrence-curve", settings, at, n), at[-1]
+    best = max(ks, key=lambda k: rows[f"k={k}, equal turns, {last}"]["ms_ssim"]["mean"])
     made = gap(
         "recurrence-curve",
-        f"At {at} with the same {turns} turns, 16 turns per step give a higher MS-SSIM than 1 (best mean: k={best})",
+        f"At {last} with the same {turns} turns, 16 turns per step give a higher MS-SSIM than 1 (best mean: k={best})",
         rows,
-        f"k=16, equal turns, {at}",
-        f"k=1, equal turns, {at}",
+        f"k=16, equal turns, {last}",
+        f"k=1, equal turns, {last}",
         "ms_ssim",
         1,
         source=f"{PAPER}, ablation",
         notebook="05_recurrence",
     )
-    command = f"dragkit sweep recurrence_curve --turns {turns} --n {n} --blocks {','.join(blocks)}"
-    told = {"turns": turns, "steps": steps, "blocks": list(blocks), "rows": rows}
+    command = f"dragkit sweep recurrence_curve --turns {turns} --n {n} --at {','.join(at)}"
+    told = {"turns": turns, "steps": steps, "blocks": list(at), "rows": rows}
     return claims.write("recurrence_curve", command, SEEDS, [made], told, folder)
 
 
-def rates(turns: int = 48, n: int = 32, blocks: tuple[str, ...] = BLOCKS, folder: Path | None = None) -> Path:
+def rates(turns: int = 48, n: int = 32, at: tuple[str, ...] = CUTS, folder: Path | None = None) -> Path:
     """Guidance rate: too low ignores the message, too high leaves the prior."""
     chosen = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
     base = DragConfig.small(turns)
     settings = {f"rate {r}": base.with_(guidance_rate=r) for r in chosen}
-    rows, at = _at_every_block("rates", settings, blocks, n), blocks[-1]
-    best = min(chosen, key=lambda r: rows[f"rate {r}, {at}"]["st_lpips"]["mean"])
+    rows, last = _at_every_block("rates", settings, at, n), at[-1]
+    best = min(chosen, key=lambda r: rows[f"rate {r}, {last}"]["st_lpips"]["mean"])
     inside = chosen[0] < best < chosen[-1]
-    gaps = [difference(rows, f"rate {r}, {at}", f"rate {best}, {at}", "st_lpips") for r in (chosen[0], chosen[-1])]
+    gaps = [difference(rows, f"rate {r}, {last}", f"rate {best}, {last}", "st_lpips") for r in (chosen[0], chosen[-1])]
     worst = min(gaps, key=lambda gap: gap.low)
     made = claim(
         "guidance-rate-tradeoff",
-        f"At {at} the guidance rate has an optimum inside the range: ST-LPIPS is lowest at {best} and higher at "
+        f"At {last} the guidance rate has an optimum inside the range: ST-LPIPS is lowest at {best} and higher at "
         f"{chosen[0]} and {chosen[-1]} (value: the smaller of the two differences)",
         worst,
         n,
@@ -115,5 +115,5 @@ def rates(turns: int = 48, n: int = 32, blocks: tuple[str, ...] = BLOCKS, folder
         key="st_lpips difference",
         notebook="07_ablations",
     )
-    command = f"dragkit sweep rates --turns {turns} --n {n} --blocks {','.join(blocks)}"
-    return claims.write("rates", command, SEEDS, [made], {"turns": turns, "blocks": list(blocks), "rows": rows}, folder)
+    command = f"dragkit sweep rates --turns {turns} --n {n} --at {','.join(at)}"
+    return claims.write("rates", command, SEEDS, [made], {"turns": turns, "blocks": list(at), "rows": rows}, folder)

@@ -26,7 +26,7 @@ def noise(folder: Path | None = None) -> Path:
     same autoencoder in other coordinates (`draglab.studies.coordinates`) makes the same pictures and shows how much it depends.
     """
     prior = zoo.load_prior()
-    train, val = (_latents(prior, split) for split in ("train", "val"))
+    train, val = (_latents(prior, subset) for subset in ("train", "val"))
     t, eps = _draws(val)
     losses = {
         "prior": _losses(lambda z_t, steps, a: prior.unet(z_t, steps).sample, prior, val, t, eps),
@@ -119,6 +119,6 @@ def _losses(guess: Guess, prior: LatentPrior, latents: Tensor, t: Tensor, eps: T
 
 
 @torch.no_grad()
-def _latents(prior: LatentPrior, split: str) -> Tensor:
-    """Clean latents of all photos of a split, scaled: `(N, 16, 8, 8)`."""
-    return torch.cat([prior.encode(x.float() / 255) for x in data.imagenette(split)[0].split(128)])
+def _latents(prior: LatentPrior, subset: str) -> Tensor:
+    """Clean latents of all photos of a part of the data, scaled: `(N, 16, 8, 8)`."""
+    return torch.cat([prior.encode(x.float() / 255) for x in data.imagenette(subset)[0].split(128)])

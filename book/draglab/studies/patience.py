@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dragkit import zoo
 from dragkit.attacks.message import Message
+from dragkit.methods import METHODS
 from draglab import cases as experiment
-from draglab.methods import METHODS
 from draglab.pages import claims
 from draglab.studies.budget import equal_cases
 from draglab.studies.first_checks import SEEDS

@@ -8,8 +8,8 @@ from pathlib import Path
 from dragkit import zoo
 from dragkit.config import DragConfig
 from dragkit.measures.metrics import st_lpips
+from dragkit.methods import METHODS
 from draglab.cases import Case, run
-from draglab.methods import METHODS
 from draglab.pages import claims
 from draglab.pages.claims import Claim
 from draglab.studies.budget import FAST, equal_seconds, with_iterations
@@ -22,26 +22,26 @@ LATENT, PIXELS = METHODS["drag"].label, METHODS["drag-pixel"].label
 
 
 def pixels(
-    turns: int = 80, n: int = 32, blocks: tuple[str, ...] = ("block:6", "block:12"), folder: Path | None = None
+    turns: int = 80, n: int = 32, at: tuple[str, ...] = ("block:6", "block:12"), folder: Path | None = None
 ) -> Path:
     """Both priors at every block; the guidance rate in pixels is chosen on sixteen training photos at the last block."""
     config = with_iterations("drag-pixel", turns)
-    rates = {rate: _on_training_photos(_in_pixels(config, rate, blocks[-1], n=16)) for rate in RATES}
+    rates = {rate: _on_training_photos(_in_pixels(config, rate, at[-1], n=16)) for rate in RATES}
     rate = min(rates, key=lambda tried: rates[tried])
     rows: Rows = {}
     made: list[Claim] = []
-    for at in blocks:
-        same = equal_seconds(zoo.CLIENT, at, ["drag", "drag-pixel"], turns)
+    for cut in at:
+        same = equal_seconds(zoo.CLIENT, cut, ["drag", "drag-pixel"], turns)
         cases = {
-            f"{LATENT}, {at}": Case(same["drag"], at, n=n, **FAST),
-            f"{PIXELS}, {at}": _in_pixels(config, rate, at, n),
-            f"{PIXELS}, same time, {at}": _in_pixels(same["drag-pixel"], rate, at, n),
+            f"{LATENT}, {cut}": Case(same["drag"], cut, n=n, **FAST),
+            f"{PIXELS}, {cut}": _in_pixels(config, rate, cut, n),
+            f"{PIXELS}, same time, {cut}": _in_pixels(same["drag-pixel"], rate, cut, n),
         }
-        found, _ = compare(f"pixels-{at.replace(':', '-')}", cases)
-        rows |= {label: row | {"at": at} for label, row in found.items()}
-        made.append(_latent_wins(rows, at, turns))
-    command = f"dragkit sweep pixels --turns {turns} --n {n} --blocks {','.join(blocks)}"
-    told = {"turns": turns, "blocks": list(blocks), "rate": rate, "rates_on_training_photos": rates, "rows": rows}
+        found, _ = compare(f"pixels-{cut.replace(':', '-')}", cases)
+        rows |= {label: row | {"at": cut} for label, row in found.items()}
+        made.append(_latent_wins(rows, cut, turns))
+    command = f"dragkit sweep pixels --turns {turns} --n {n} --at {','.join(at)}"
+    told = {"turns": turns, "blocks": list(at), "rate": rate, "rates_on_training_photos": rates, "rows": rows}
     return claims.write("pixels", command, SEEDS, made, told, folder)
 
 
@@ -51,7 +51,7 @@ def _in_pixels(config: DragConfig, rate: float, at: str, n: int) -> Case:
 
 def _on_training_photos(case: Case) -> float:
     """Mean ST-LPIPS."""
-    result = run(replace(case, split="train"))
+    result = run(replace(case, subset="train"))
     return round(float(st_lpips(result.images, result.photos).mean()), 5)
 
 

@@ -3,55 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from dragkit import zoo
-from dragkit.attacks.glass import GlassConfig
-from dragkit.attacks.image_prior import ImagePriorConfig
-from dragkit.attacks.rmle import RmleConfig
 from dragkit.config import DragConfig
+from dragkit.methods import METHODS, PUBLISHED
 from draglab.cases import Case
-from draglab.methods import METHODS
 from draglab.pages import claims
 from draglab.pages.claims import Claim
 from draglab.studies.budget import FAST, available
 from draglab.studies.first_checks import PAPER, SEEDS
 from draglab.tables import Rows, compare, gap
 
-BLOCKS = ("block:3", "block:9", "block:12")  # one shallow, two deep
-
-SETTINGS: dict[str, Any] = {
-    "drag": DragConfig.paper(),
-    "drag++": DragConfig.paper_plus(),
-    "rmle": RmleConfig.paper(),
-    "lm": ImagePriorConfig.paper(),
-    "glass": GlassConfig.paper(),
-    "glass++": GlassConfig.paper_plus(),
-}
+CUTS = ("block:3", "block:9", "block:12")  # one shallow, two deep
 
 TURNS = 1000  # of DRAG with our settings, one per step: all the steps there are, and a quarter of the published turns
 
 OURS = f"{METHODS['drag'].label}, our settings"
 
 
-def published(n: int = 8, blocks: tuple[str, ...] = BLOCKS, folder: Path | None = None) -> Path:
+def published(n: int = 8, at: tuple[str, ...] = CUTS, folder: Path | None = None) -> Path:
     """Every method as published at every block, and DRAG with the settings chosen for the embedded prior.
 
     About eighty minutes a block on one core. A run that was stopped goes on where it was.
     """
     rows: Rows = {}
     made: list[Claim] = []
-    for at in blocks:
-        here = [name for name in SETTINGS if name in available(zoo.CLIENT, at)]
-        cases = {f"{METHODS[name].label}, {at}": Case(SETTINGS[name], at, method=name, n=n, **FAST) for name in here}
-        cases[f"{OURS}, {at}"] = Case(DragConfig.small(TURNS), at, n=n, **FAST)
-        found, _ = compare(f"published-{at.replace(':', '-')}", cases)
+    for cut in at:
+        here = [name for name in PUBLISHED if name in available(zoo.CLIENT, cut)]
+        cases = {f"{METHODS[name].label}, {cut}": Case(PUBLISHED[name], cut, method=name, n=n, **FAST) for name in here}
+        cases[f"{OURS}, {cut}"] = Case(DragConfig.small(TURNS), cut, n=n, **FAST)
+        found, _ = compare(f"published-{cut.replace(':', '-')}", cases)
         for label in cases:
-            found[label] |= {"method": label.removesuffix(f", {at}"), "at": at}
+            found[label] |= {"method": label.removesuffix(f", {cut}"), "at": cut}
         rows |= found
-        made += [_beats(rows, name, at) for name in here if name in ("rmle", "lm", "glass")]
-    command = f"dragkit sweep published --n {n} --blocks {','.join(blocks)}"
-    return claims.write("published", command, SEEDS, made, {"blocks": list(blocks), "rows": rows}, folder)
+        made += [_beats(rows, name, cut) for name in here if name in ("rmle", "lm", "glass")]
+    command = f"dragkit sweep published --n {n} --at {','.join(at)}"
+    return claims.write("published", command, SEEDS, made, {"blocks": list(at), "rows": rows}, folder)
 
 
 def _beats(rows: Rows, rival: str, at: str) -> Claim:

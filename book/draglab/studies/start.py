@@ -17,46 +17,46 @@ STRENGTHS = (0.05, 0.1, 0.3, 0.5, 0.7)  # 0.3 as published; 1 is DRAG from noise
 
 
 def starts(
-    turns: int = 48, n: int = 32, blocks: tuple[str, ...] = ("block:6", "block:12"), folder: Path | None = None
+    turns: int = 48, n: int = 32, at: tuple[str, ...] = ("block:6", "block:12"), folder: Path | None = None
 ) -> Path:
     """The same number of turns from every start, all of them in the part of the diffusion that the start's strength leaves.
 
-    The strength that `DragConfig.small_plus` has is that of the lowest mean ST-LPIPS over all blocks on as many training photos.
+    The strength that `DragConfig.small_plus` has is that of the lowest mean ST-LPIPS over all cuts on as many training photos.
     """
-    tuned = {s: _on_training_photos(DragConfig.small_plus(turns, s), blocks, n) for s in STRENGTHS}
+    tuned = {s: _on_training_photos(DragConfig.small_plus(turns, s), at, n) for s in STRENGTHS}
     rows: Rows = {}
-    for at in blocks:
+    for cut in at:
         cases = {
-            f"noise, {at}": Case(DragConfig.small(turns), at, n=n, **FAST),
-            f"the guess itself, {at}": Case(None, at, n=n, **FAST),
+            f"noise, {cut}": Case(DragConfig.small(turns), cut, n=n, **FAST),
+            f"the guess itself, {cut}": Case(None, cut, n=n, **FAST),
         }
         for strength in STRENGTHS:
             config = DragConfig.small_plus(turns, strength)
-            cases[f"guess, strength {strength}, {at}"] = Case(config, at, method="drag++", n=n, **FAST)
-            cases[f"grey, strength {strength}, {at}"] = Case(config, at, method="drag-grey", n=n, **FAST)
-        found, _ = compare(f"starts-{at.replace(':', '-')}", cases)
-        rows |= {label: row | {"at": at} for label, row in found.items()}
+            cases[f"guess, strength {strength}, {cut}"] = Case(config, cut, method="drag++", n=n, **FAST)
+            cases[f"grey, strength {strength}, {cut}"] = Case(config, cut, method="drag-grey", n=n, **FAST)
+        found, _ = compare(f"starts-{cut.replace(':', '-')}", cases)
+        rows |= {label: row | {"at": cut} for label, row in found.items()}
     made = [
         gap(
-            f"guess-beats-grey/{at.replace(':', '-')}",
-            f"At {at}, strength 0.3 and {turns} turns, DRAG from the inverse network's guess has a lower ST-LPIPS than from grey",
+            f"guess-beats-grey/{cut.replace(':', '-')}",
+            f"At {cut}, strength 0.3 and {turns} turns, DRAG from the inverse network's guess has a lower ST-LPIPS than from grey",
             rows,
-            f"guess, strength 0.3, {at}",
-            f"grey, strength 0.3, {at}",
+            f"guess, strength 0.3, {cut}",
+            f"grey, strength 0.3, {cut}",
             "st_lpips",
             -1,
             source=f"{PAPER}, DRAG++",
             notebook="09_dragpp",
         )
-        for at in blocks
+        for cut in at
     ]
-    command = f"dragkit sweep starts --turns {turns} --n {n} --blocks {','.join(blocks)}"
-    told: dict[str, Any] = {"turns": turns, "blocks": list(blocks), "strengths": list(STRENGTHS), "rows": rows}
+    command = f"dragkit sweep starts --turns {turns} --n {n} --at {','.join(at)}"
+    told: dict[str, Any] = {"turns": turns, "blocks": list(at), "strengths": list(STRENGTHS), "rows": rows}
     told |= {"on_training_photos": tuned, "chosen": min(tuned, key=lambda s: tuned[s])}
     return claims.write("starts", command, SEEDS, made, told, folder)
 
 
-def _on_training_photos(config: DragConfig, blocks: tuple[str, ...], n: int) -> float:
-    """Mean ST-LPIPS of DRAG++ over all blocks."""
-    results = [run(Case(config, at, method="drag++", n=n, split="train", **FAST)) for at in blocks]
+def _on_training_photos(config: DragConfig, at: tuple[str, ...], n: int) -> float:
+    """Mean ST-LPIPS of DRAG++ over all cuts."""
+    results = [run(Case(config, cut, method="drag++", n=n, subset="train", **FAST)) for cut in at]
     return round(sum(float(st_lpips(r.images, r.photos).mean()) for r in results) / len(results), 5)

@@ -43,7 +43,7 @@ def search(turns: int = 100, n: int = 8, trials: int = 12, folder: Path | None =
         label = ", ".join(f"{name} {getattr(config, name)}" for name in SPACE)
         tried[label] = config
         for at in ("block:0", "block:12"):
-            result = run(Case(config, at, n=n, split="train", **FAST))
+            result = run(Case(config, at, n=n, subset="train", **FAST))
             rows[f"{label}, {at}"] = result_row(result) | {"config": vars(config), "at": at}
 
     def best() -> DragConfig:

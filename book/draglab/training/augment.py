@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
+
+
+class Strength(Protocol):
+    """What a recipe says of the augmentation: smallest crop, colour jitter, share of mixed batches."""
+
+    @property
+    def crop(self) -> float: ...
+    @property
+    def jitter(self) -> float: ...
+    @property
+    def mix(self) -> float: ...
+
+
+def labelled_batch(
+    photos: Tensor, labels: Tensor, index: Tensor, recipe: Strength, classes: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Photos `index` as a classifier is shown them: cropped, flipped, jittered and mixed as the recipe says.
+
+    Args:
+        photos: uint8 `(N, 3, H, W)`. labels: `(N,)`.
+
+    Returns:
+        images `(B, 3, 64, 64)` in [0, 1] and targets `(B, classes)` that sum to 1.
+    """
+    x = random_crop(photos[index].float() / 255, recipe.crop, generator)
+    x = colour_jitter(x, recipe.jitter, generator)
+    return mix(x, nnf.one_hot(labels[index], classes).float(), recipe.mix, generator)
 
 
 def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:

@@ -16,24 +16,43 @@ from torch import Tensor, nn
 
 from dragkit import zoo
 from dragkit.data import imagenette
+from dragkit.devices import pick_device
 from dragkit.images import grid
 from dragkit.measures.metrics import StLpips, psnr, ssim, st_lpips
 from draglab.training.augment import random_crop
 from draglab.training.export import export_model, measure_rebuilt, part_run, round_to_fp16, run_folder
-from draglab.training.loop import Task, TrainConfig, batch_indices, fit, pick_device
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit
 from draglab.training.muon import muon_and_adamw
 
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
+    """The network and its loss.
+
+    Attributes:
+        channels: width of each level.
+        layers: residual blocks per level.
+        latent_channels: numbers at each of the 8x8 positions.
+        kl: weight of the KL term, per latent dimension, in nats.
+        perceptual: weight of ST-LPIPS.
+        perceptual_share: share of the photos of a batch in ST-LPIPS, which costs twice as much as the model.
+        perceptual_from: step from which ST-LPIPS is part of the loss.
+        crop: smallest random crop, as a share of the photo's area; 1 trains on whole photos.
+    """
+
     channels: tuple[int, ...] = (24, 48, 96, 192)
     layers: int = 1
     latent_channels: int = 16
-    kl: float = 2e-3  # per latent dimension, in nats
+    kl: float = 2e-3
     perceptual: float = 1.0
-    perceptual_share: float = 0.25  # of the photos of a batch: the metric costs twice as much as the model
-    perceptual_from: int = 0  # step
-    crop: float = 1.0  # smallest area of a random crop; 1 trains on whole photos
+    perceptual_share: float = 0.25
+    perceptual_from: int = 0
+    crop: float = 1.0
+
+
+CONFIG = TrainConfig(40_000, 32, 2e-3, warmup=300, ema=0.998, decay=0.35)
+
+RECIPE = AutoencoderRecipe(perceptual_from=4_000, perceptual_share=0.125)
 
 
 def build(recipe: AutoencoderRecipe) -> AutoencoderKL:
@@ -119,8 +138,18 @@ def reconstruct(model: Any, images: Tensor) -> Tensor:
     return (model.decode(latent).sample / 2 + 0.5).clamp(0, 1)
 
 
-def train_autoencoder(config: TrainConfig, recipe: AutoencoderRecipe, name: str = zoo.PRIOR) -> Path:
-    """Train and export the autoencoder of the prior `name`. Returns the export folder."""
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def train_autoencoder(config: TrainConfig = CONFIG, recipe: AutoencoderRecipe = RECIPE, name: str = zoo.PRIOR) -> Path:
+    """Train and export the 64x64 autoencoder of a prior.
+
+    Args:
+        config: length and pace. recipe: network and loss. name: of the prior that the autoencoder belongs to.
+
+    Returns:
+        The export folder.
+    """
     device, run = pick_device(config.device), part_run(name, "vae")
     task = AutoencoderTask(recipe, config.batch, config.seed, device)
     model = fit(task, config, run_folder(run))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -17,9 +16,10 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from dragkit import zoo
 from dragkit.data import CLASSES, imagenette
-from draglab.training import augment
+from dragkit.devices import pick_device
+from draglab.training.augment import labelled_batch
 from draglab.training.export import export_model, round_to_fp16, run_folder
-from draglab.training.loop import Task, TrainConfig, batch_indices, fit, pick_device
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit
 from draglab.training.muon import muon_and_adamw
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -27,15 +27,34 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 @dataclass(frozen=True)
 class ClassifierRecipe:
+    """The network and its augmentation.
+
+    Attributes:
+        width: of the tokens.
+        heads: of the attention.
+        patch: side of a patch, in pixels.
+        blocks: of the transformer.
+        dropout: share of the features left out in training.
+        crop: smallest random crop, as a share of the photo's area.
+        jitter: strength of the changes of brightness, contrast and saturation.
+        mix: share of the batches that are mixed (CutMix or mixup, evenly).
+        smoothing: share of the target that is spread over all classes.
+    """
+
     width: int = 128
     heads: int = 4
     patch: int = 8
     blocks: int = 12
     dropout: float = 0.0
-    crop: float = 0.35  # smallest area of a random crop
-    jitter: float = 0.3  # brightness, contrast, saturation
-    mix: float = 0.5  # share of the batches that are mixed (CutMix or mixup, evenly)
+    crop: float = 0.35
+    jitter: float = 0.3
+    mix: float = 0.5
     smoothing: float = 0.1
+
+
+CONFIG = TrainConfig(30_000, 64, 2e-3, weight_decay=0.02, ema=0.998, decay=0.35)
+
+RECIPE = ClassifierRecipe()
 
 
 def build(recipe: ClassifierRecipe) -> ViTForImageClassification:
@@ -68,10 +87,7 @@ class ClassifierTask(Task):
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
-        x = augment.random_crop(self.photos[index].float() / 255, self.recipe.crop, generator)
-        x = augment.colour_jitter(x, self.recipe.jitter, generator)
-        target = nnf.one_hot(self.labels[index], len(CLASSES)).float()
-        x, target = augment.mix(x, target, self.recipe.mix, generator)
+        x, target = labelled_batch(self.photos, self.labels, index, self.recipe, len(CLASSES), generator)
         logits = self.model(normalise(x)).logits.float()
         loss = nnf.cross_entropy(logits, target, label_smoothing=self.recipe.smoothing)
         return loss, {"train_top1": (logits.argmax(1) == target.argmax(1)).float().mean().item()}
@@ -100,8 +116,18 @@ def image_processor() -> ViTImageProcessor:
     return ViTImageProcessor(size=size, image_mean=list(MEAN), image_std=list(STD), do_resize=True, resample=2)
 
 
-def train_classifier(config: TrainConfig, recipe: ClassifierRecipe) -> Path:
-    """Train and export the ViT."""
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def train_classifier(config: TrainConfig = CONFIG, recipe: ClassifierRecipe = RECIPE) -> Path:
+    """Train and export the 12-block ViT.
+
+    Args:
+        config: length and pace. recipe: network and augmentation.
+
+    Returns:
+        The export folder.
+    """
     device = pick_device(config.device)
     task = ClassifierTask(recipe, config.batch, config.seed, device)
     model = fit(task, config, run_folder("classifier"))
@@ -110,7 +136,3 @@ def train_classifier(config: TrainConfig, recipe: ClassifierRecipe) -> Path:
     out = export_model(task.model, "classifier", zoo.CLIENT, measured, config, asdict(recipe))
     image_processor().save_pretrained(out)
     return out
-
-
-def _top1(right: Tensor) -> dict[str, Any]:
-    return {"value": right.double().mean().item(), "n": len(right)}

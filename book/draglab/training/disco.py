@@ -22,14 +22,15 @@ from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import CLASSES, imagenette
 from dragkit.defenses.disco import Disco, Mask, Pruner, PrunerShape, pruner_name
+from dragkit.devices import pick_device
 from dragkit.images import grid
 from dragkit.measures.metrics import psnr
 from dragkit.priors.inverse_network import InverseNetwork
 from draglab import accuracy
-from draglab.training import augment
+from draglab.training.augment import labelled_batch
 from draglab.training.classifier import STD, image_processor
-from draglab.training.export import check_recipe, export_model, measure_rebuilt, round_to_fp16, run_folder
-from draglab.training.loop import Task, TrainConfig, batch_indices, fit, pick_device, quick_attention
+from draglab.training.export import export_model, measure_rebuilt, round_to_fp16, run_folder, same_recipe, share
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit, quick_attention
 from draglab.training.muon import muon_and_adamw
 
 
@@ -40,12 +41,13 @@ class DiscoRecipe:
     Attributes:
         mask: the mask in training and, by default, afterwards.
         rho: weight of the answer against the adversary's error.
-        adversarial: the adversary's gradient reaches the pruner; without, the adversary only watches.
+        adversarial: the adversary's gradient reaches the pruner; without it the adversary only watches.
         adversary_frozen: the adversary stays the inverse network it begins as.
         answer_into_pruner: the gradient of the answer reaches the pruner.
         client_frozen: only server and pruner learn.
-        hidden: width of the pruner. pruner_lr: its learning rate, in units of the others'.
-        crop, jitter, mix, smoothing: see `ClassifierRecipe`.
+        hidden: width of the pruner.
+        pruner_lr: learning rate of the pruner, in units of the others'.
+        crop, jitter, mix, smoothing: the classifier's augmentation.
     """
 
     mask: Mask = field(default_factory=Mask)
@@ -71,6 +73,11 @@ class DiscoRecipe:
                 "adversarial and answer_into_pruner are both off, so nothing trains the pruner; turn one on, or take "
                 "scores='random'"
             )
+
+
+CONFIG = TrainConfig(1_000, 32, 5e-4, warmup=50, ema=0.99, decay=0.4)
+
+RECIPE = DiscoRecipe()
 
 
 class DiscoModel(nn.Module):
@@ -144,10 +151,7 @@ class DiscoTask(Task):
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
-        x = augment.random_crop(self.photos[index].float() / 255, self.recipe.crop, generator)
-        x = augment.colour_jitter(x, self.recipe.jitter, generator)
-        target = nnf.one_hot(self.labels[index], len(CLASSES)).float()
-        x, target = augment.mix(x, target, self.recipe.mix, generator)
+        x, target = labelled_batch(self.photos, self.labels, index, self.recipe, len(CLASSES), generator)
         error, wrong, logged = self.losses(x, target, generator)
         return error + self.recipe.rho * wrong, logged
 
@@ -208,21 +212,32 @@ class DiscoTask(Task):
         return model.adversary(model.client.tokens(sent))
 
 
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
 NAME = f"disco-{zoo.CLIENT}"
 
 AT = "block:6"
 
 
-def train_disco(config: TrainConfig, recipe: DiscoRecipe, name: str = NAME, at: str = AT) -> Path:
-    """Train and export a client under `name`, and its pruner beside it; both begin from the shipped client at the cut `at`.
+def train_disco(
+    config: TrainConfig = CONFIG, recipe: DiscoRecipe = RECIPE, name: str = NAME, at: str = AT
+) -> tuple[Path, Path]:
+    """Train and export a client with learned channel pruning (DISCO): the ViT and its pruner, against an adversary.
 
-    Returns the client's export folder; `disco_runs` says what to ship.
+    Args:
+        config: length and pace. recipe: the losses and the mask.
+        name: of the client that is made; a new one for every variant.
+        at: where it is cut: one with a shipped inverse network.
+
+    Returns:
+        The export folders of the client and of its pruner.
 
     Raises:
         ValueError: a name that is taken or no name of a folder, or a cut without a shipped inverse network to begin from.
     """
     client_run, pruner_run = disco_runs(name, at)
-    check_recipe(run_folder(client_run), recipe)
+    same_recipe(run_folder(client_run), recipe)
     device = pick_device(config.device)
     client, adversary = zoo.load_client(at=at, device=str(device)), zoo.load_inverse(at=at, device=str(device))
     task = DiscoTask(recipe, client, adversary, config.batch, config.seed, device)
@@ -233,10 +248,11 @@ def train_disco(config: TrainConfig, recipe: DiscoRecipe, name: str = NAME, at: 
     measured = measure(task)
     settings, command = asdict(recipe), f"disco --name {name}"
     export = export_model(task.model.pruner, client_run, pruner_name(name, at), measured, config, settings, command)
-    _move(export, run_folder(pruner_run) / "export")
+    pruner_out = run_folder(pruner_run) / "export"
+    _move(export, pruner_out)
     out = export_model(task.model.client.model, client_run, name, measured, config, settings, command)
     image_processor().save_pretrained(out)
-    return out
+    return out, pruner_out
 
 
 def disco_runs(name: str = NAME, at: str = AT) -> tuple[str, str]:
@@ -256,11 +272,7 @@ def measure(task: DiscoTask) -> dict[str, Any]:
     client, defence = task.model.client, task.defence(task.model)
     quality = measure_rebuilt(lambda x: task.rebuild(task.model, x), {"adversary_psnr": psnr}, task.device)
     right = {"top1": accuracy.per_photo_right(client, defence), "top1_no_mask": accuracy.per_photo_right(client)}
-    return {**{key: _share(values) for key, values in right.items()}, **quality}
-
-
-def _share(right: Tensor) -> dict[str, Any]:
-    return {"value": right.double().mean().item(), "n": len(right)}
+    return {**{key: share(values) for key, values in right.items()}, **quality}
 
 
 def _move(export: Path, target: Path) -> None:

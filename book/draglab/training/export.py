@@ -71,7 +71,12 @@ def ship(run: str) -> Path:
     return target
 
 
-def check_recipe(folder: Path, recipe: Any) -> None:
+def share(right: Tensor) -> dict[str, Any]:
+    """The share of photos that are right, as cards hold it; from a bool per photo."""
+    return {"value": right.double().mean().item(), "n": len(right)}
+
+
+def same_recipe(folder: Path, recipe: Any) -> None:
     """`fit` goes on from a checkpoint whatever the recipe says, so a name belongs to one recipe."""
     file, given = folder / "recipe.json", asdict(recipe)
     known = json.loads(file.read_text()) if file.exists() else given

@@ -23,34 +23,48 @@ from torch import Tensor, nn
 from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import imagenette
+from dragkit.devices import pick_device
 from dragkit.images import grid
-from dragkit.measures.metrics import ms_ssim, psnr, st_lpips
 from dragkit.measures.sets import KernelDistance, kernel_distance
 from dragkit.priors.gan import StyleGenerator
 from draglab.training.augment import uniform
 from draglab.training.autoencoder import views
-from draglab.training.export import export_model, measure_rebuilt, round_to_fp16, run_folder
-from draglab.training.gan_encoder import EncoderRecipe, EncoderTask
-from draglab.training.loop import Task, TrainConfig, batch_indices, fit, pick_device
+from draglab.training.export import export_model, round_to_fp16, run_folder
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit
 
 
 @dataclass(frozen=True)
 class GanRecipe:
-    """Networks and losses; the image size follows from the number of channels, 4 pixels for the first."""
+    """Networks and losses; the image size follows from the number of channels, 4 pixels for the first.
 
-    channels: tuple[int, ...] = (128, 128, 96, 64, 32)  # of the generator
-    critic_channels: tuple[int, ...] = (128, 128, 96, 64, 32)  # of the discriminator
+    Attributes:
+        channels: of the generator, at 4, 8, 16, ... pixels.
+        critic_channels: of the discriminator, at the same sizes.
+        latent_dim: numbers in z.
+        mixing: share of the fakes with two styles, one for the layers before a random one and one from there on.
+        mapping_rate: learning rate of the mapping network, as a share of the generator's.
+        critic_rate: learning rate of the discriminator, as a share of the generator's.
+        r1: weight of the gradient penalty (gamma), for images in [-1, 1].
+        r1_every: steps from one penalty to the next, which is weighted accordingly.
+        jitter: strength of the colours of DiffAugment, 0 for none.
+        shift: largest translation, as a share of the side.
+        cutout: side of the hidden square, as a share of the image's.
+
+    Raises:
+        ValueError: a field that cannot work.
+    """
+
+    channels: tuple[int, ...] = (128, 128, 96, 64, 32)
+    critic_channels: tuple[int, ...] = (128, 128, 96, 64, 32)
     latent_dim: int = 128
-    mixing: float = (
-        0.9  # share of the fakes with two styles, one for the layers before a random one and one from there on
-    )
-    mapping_rate: float = 0.1  # learning rate of the mapping network, as a share of the generator's
-    critic_rate: float = 1.0  # learning rate of the discriminator, as a share of the generator's
-    r1: float = 1.0  # gamma, for images in [-1, 1]
-    r1_every: int = 16  # steps; the penalty is weighted accordingly
-    jitter: float = 1.0  # strength of the three parts of DiffAugment, 0 for none
-    shift: float = 0.125  # largest translation, as a share of the side
-    cutout: float = 0.5  # side of the hidden square, as a share of the image's
+    mixing: float = 0.9
+    mapping_rate: float = 0.1
+    critic_rate: float = 1.0
+    r1: float = 1.0
+    r1_every: int = 16
+    jitter: float = 1.0
+    shift: float = 0.125
+    cutout: float = 0.5
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.critic_channels):
@@ -61,6 +75,11 @@ class GanRecipe:
             raise ValueError(f"mixing is {self.mixing}; it is a share, between 0 and 1")
         if self.r1 < 0 or self.r1_every < 1:
             raise ValueError(f"r1 is {self.r1} and r1_every {self.r1_every}; at least 0 and 1 are needed")
+
+
+CONFIG = TrainConfig(30_000, 32, 3e-4, ema=0.999, clip=100.0)
+
+RECIPE = GanRecipe()
 
 
 class Discriminator(nn.Module):
@@ -263,11 +282,21 @@ def _cutout(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return x * kept[:, None].to(x)
 
 
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
 FEATURES = "block:12"  # of the embedded client, in which samples are judged
 
 
-def train_gan(config: TrainConfig, recipe: GanRecipe) -> Path:
-    """Train and export the generator; the discriminator stays in the run's checkpoint. Returns the export folder."""
+def train_gan(config: TrainConfig = CONFIG, recipe: GanRecipe = RECIPE) -> Path:
+    """Train and export the GAN in whose latent space GLASS searches; the discriminator stays in the run's checkpoint.
+
+    Args:
+        config: length and pace. recipe: networks and losses.
+
+    Returns:
+        The generator's export folder.
+    """
     device = pick_device(config.device)
     task = GanTask(recipe, config.batch, config.seed, device, zoo.load_client(at=FEATURES, device=str(device)))
     averaged: Any = fit(task, config, run_folder("gan"))
@@ -280,27 +309,3 @@ def train_gan(config: TrainConfig, recipe: GanRecipe) -> Path:
         "kernel_distance_of_training_photos": {"value": photos.value, "se": photos.standard_error, "n": n},
     }
     return export_model(task.model.generator, "gan", zoo.GAN, measured, config, asdict(recipe))
-
-
-def train_gan_encoder(config: TrainConfig, recipe: EncoderRecipe, client: str, split: str) -> Path:
-    """Train and export the encoder for an embedded client, by name, cut at `split`.
-
-    It answers in the styles of the generator just exported, or of the embedded one where there is no such run.
-    """
-    device = pick_device(config.device)
-    exported = run_folder("gan") / "export"
-    generator = exported if exported.exists() else zoo.verify(zoo.GAN)
-    cut = zoo.load_client(client, split, device=str(device))
-    task = EncoderTask(recipe, generator, cut, config.batch, config.seed, device)
-    averaged = fit(task, config, run_folder(encoder_run(client, split)))
-    round_to_fp16(task.model, averaged)
-    metrics = {"psnr": psnr, "ms_ssim": ms_ssim, "st_lpips": st_lpips}
-    measured = measure_rebuilt(lambda x: task.rebuild(task.model, x), metrics, device)
-    command = f"gan-encoder --client {client} --split {split}"
-    run, name = encoder_run(client, split), zoo.encoder_name(client, split)
-    return export_model(task.model, run, name, measured, config, asdict(recipe), command)
-
-
-def encoder_run(client: str, split: str) -> str:
-    """Name of the training run, e.g. "gan64-encoder-vit-imagenette64-block-9"."""
-    return zoo.encoder_name(client, split).replace("/", "-")

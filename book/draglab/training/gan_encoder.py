@@ -6,35 +6,58 @@ here half of each batch are the generator's own images, of which there is no end
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import imagenette
+from dragkit.devices import pick_device
 from dragkit.images import grid
-from dragkit.measures.metrics import StLpips, psnr, ssim
+from dragkit.measures.metrics import StLpips, ms_ssim, psnr, ssim, st_lpips
 from dragkit.priors.gan import StyleGenerator, WEncoder
 from draglab.training.autoencoder import views
-from draglab.training.loop import Task, TrainConfig, batch_indices
+from draglab.training.export import export_model, measure_rebuilt, round_to_fp16, run_folder
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit
 
 
 @dataclass(frozen=True)
 class EncoderRecipe:
+    """The network and its loss.
+
+    Attributes:
+        width: of the tokens.
+        depth: blocks of the transformer.
+        heads: of the attention.
+        generated: share of generated images in a batch.
+        perceptual: weight of ST-LPIPS.
+        perceptual_share: share of the images of a batch in ST-LPIPS, which costs more than the rest.
+        pull: weight of the mean square of w - w_mean, in deviations of w.
+
+    Raises:
+        ValueError: a share outside [0, 1].
+    """
+
     width: int = 128
     depth: int = 2
     heads: int = 4
-    generated: float = 0.5  # share of generated images in a batch
+    generated: float = 0.5
     perceptual: float = 0.5
-    perceptual_share: float = 0.25  # of the images of a batch: the metric costs more than the rest
-    pull: float = 1e-3  # of the mean square of w - w_mean, in deviations of w
+    perceptual_share: float = 0.25
+    pull: float = 1e-3
 
     def __post_init__(self) -> None:
         for name in ("generated", "perceptual_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, between 0 and 1")
+
+
+CONFIG = TrainConfig(6_000, 32, 1e-3, ema=0.998)
+
+RECIPE = EncoderRecipe()
 
 
 class EncoderTask(Task):
@@ -47,7 +70,7 @@ class EncoderTask(Task):
         loaded = StyleGenerator.from_pretrained(generator, torch_dtype=torch.float32)
         self.generator = loaded.to(device).eval().requires_grad_(False)
         size = self.generator.image_size
-        self.photos, self.val = (imagenette(split, size)[0].to(device) for split in ("train", "val"))
+        self.photos, self.val = (imagenette(subset, size)[0].to(device) for subset in ("train", "val"))
         self.perceptual = StLpips().to(device) if recipe.perceptual > 0 else None
         self.model = self._build()
 
@@ -109,3 +132,40 @@ class EncoderTask(Task):
         """A row of validation photos above their first guesses."""
         x = self.val[:: max(1, len(self.val) // 12)][:12].float() / 255
         return grid(torch.cat([x, self.rebuild(model, x)]).cpu(), columns=len(x))
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def train_gan_encoder(
+    config: TrainConfig = CONFIG, recipe: EncoderRecipe = RECIPE, client: str = zoo.CLIENT, at: str = "block:9"
+) -> Path:
+    """Train and export the encoder that starts GLASS++: from the representation to the GAN's styles.
+
+    It answers in the styles of the generator just exported, or of the embedded one where there is no such run.
+
+    Args:
+        config: length and pace. recipe: network and loss.
+        client: name of an embedded client.
+        at: where it is cut: block:9, or a module name.
+
+    Returns:
+        The export folder.
+    """
+    device = pick_device(config.device)
+    exported = run_folder("gan") / "export"
+    generator = exported if exported.exists() else zoo.verify(zoo.GAN)
+    cut = zoo.load_client(client, at, device=str(device))
+    task = EncoderTask(recipe, generator, cut, config.batch, config.seed, device)
+    averaged = fit(task, config, run_folder(encoder_run(client, at)))
+    round_to_fp16(task.model, averaged)
+    metrics = {"psnr": psnr, "ms_ssim": ms_ssim, "st_lpips": st_lpips}
+    measured = measure_rebuilt(lambda x: task.rebuild(task.model, x), metrics, device)
+    command = f"gan-encoder --client {client} --at {at}"
+    run, name = encoder_run(client, at), zoo.encoder_name(client, at)
+    return export_model(task.model, run, name, measured, config, asdict(recipe), command)
+
+
+def encoder_run(client: str, at: str) -> str:
+    """Name of the training run, e.g. "gan64-encoder-vit-imagenette64-block-9"."""
+    return zoo.encoder_name(client, at).replace("/", "-")

@@ -17,23 +17,41 @@ from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import imagenette
 from dragkit.defenses import Defence, acting_on_irs, make
+from dragkit.devices import pick_device
 from dragkit.images import grid
 from dragkit.measures.metrics import ms_ssim, psnr, st_lpips
 from dragkit.priors.inverse_network import InverseNetwork
 from draglab.training.autoencoder import views
 from draglab.training.export import export_model, measure_rebuilt, round_to_fp16, run_folder
-from draglab.training.loop import Task, TrainConfig, batch_indices, fit, pick_device
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit
 from draglab.training.muon import muon_and_adamw
 
 
 @dataclass(frozen=True)
 class InverseRecipe:
+    """The network and where it begins.
+
+    Attributes:
+        width: of the tokens.
+        depth: blocks of the transformer.
+        heads: of the attention.
+        drop: share of the tokens replaced by the mask token, for defences that leave tokens out.
+        crop: smallest random crop, as a share of the photo's area; 1 trains on whole photos.
+        start: zoo name of the inverse network to go on from. auto is the undefended one of this client, or of the client that it
+            was fine-tuned from; none is random weights.
+    """
+
     width: int = 192
     depth: int = 2
     heads: int = 4
-    drop: float = 0.0  # share of the tokens replaced by the mask token, for defences that leave tokens out
-    crop: float = 0.5  # smallest area of a random crop; 1 trains on whole photos
-    start: str = ""  # zoo name of the inverse network to go on from; "" starts from random weights
+    drop: float = 0.0
+    crop: float = 0.5
+    start: str = ""
+
+
+CONFIG = TrainConfig(4_700, 16, 4e-3, warmup=50, ema=0.99, decay=0.4)
+
+RECIPE = InverseRecipe(start="auto")
 
 
 class InverseTask(Task):
@@ -125,30 +143,48 @@ class InverseTask(Task):
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def train_inverse(config: TrainConfig, recipe: InverseRecipe, client: str, split: str, defence: str = "") -> Path:
-    """Train and export the inverse network of an embedded client, by name, cut at `split`, against a `defence` (its recipe)."""
+def train_inverse(
+    config: TrainConfig = CONFIG,
+    recipe: InverseRecipe = RECIPE,
+    client: str = zoo.CLIENT,
+    at: str = "block:9",
+    defence: str = "",
+) -> Path:
+    """Train and export the inverse network of an embedded client: from the (defended) representation back to the photo.
+
+    Args:
+        config: length and pace. recipe: network and beginning.
+        client: name of an embedded client.
+        at: where it is cut: block:9, or a module name.
+        defence: recipe of the defence of the messages that it is trained on, such as gaussian:0.5; empty for bare ones.
+
+    Returns:
+        The export folder.
+    """
+    beginnings = {"auto": inverse_start(client, at, defence), "none": ""}
+    recipe = replace(recipe, start=beginnings.get(recipe.start, recipe.start))
     device = pick_device(config.device)
-    cut = zoo.load_client(client, split)
+    cut = zoo.load_client(client, at)
     against = acting_on_irs(make(defence, cut)) if defence else None
     task = InverseTask(recipe, cut, config.batch, config.seed, device, against)
-    run = inverse_run(client, split, defence)
+    run = inverse_run(client, at, defence)
     model = fit(task, config, run_folder(run))
     round_to_fp16(task.model, model)
     metrics = {"psnr": psnr, "ms_ssim": ms_ssim, "st_lpips": st_lpips}
     measured = measure_rebuilt(lambda x: task.rebuild(task.model, x), metrics, device)
-    name, command = zoo.inverse_name(client, split, defence), f"inverse --client {client} --split {split}"
+    name, command = zoo.inverse_name(client, at, defence), f"inverse --client {client} --at {at}"
     command += f" --defence {defence}" if defence else ""
     return export_model(task.model, run, name, measured, config, asdict(recipe), command)
 
 
-def inverse_run(client: str, split: str, defence: str = "") -> str:
+def inverse_run(client: str, at: str, defence: str = "") -> str:
     """Name of the training run of an inverse network, e.g. "inverse-vit-imagenette64-block-9"."""
-    return zoo.inverse_name(client, split, defence).replace("/", "-")
+    return zoo.inverse_name(client, at, defence).replace("/", "-")
 
 
-def inverse_start(client: str, split: str, defence: str = "") -> str:
+def inverse_start(client: str, at: str, defence: str = "") -> str:
     """The inverse network to go on from: the client's undefended one, else that of the client it was fine-tuned from, else ""."""
-    own, parent = zoo.inverse_name(client, split), zoo.inverse_name(zoo.CLIENT, split)
+    own, parent = zoo.inverse_name(client, at), zoo.inverse_name(zoo.CLIENT, at)
     for name, fits in ((own, bool(defence)), (parent, client not in zoo.CLIENTS)):
         if fits and zoo.available(name):
             return name

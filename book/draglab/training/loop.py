@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from dragkit.cache import write_tensors
+from dragkit.devices import pick_device
 from dragkit.images import save_image
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -32,30 +34,53 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Length and pace of a run; `lr` is the constant learning rate between warm-up and decay."""
+    """Length and pace of a run.
+
+    Attributes:
+        steps: length of the run; more than before continues it, fewer brings it to its end early.
+        batch: photos per step.
+        lr: learning rate between warm-up and decay.
+        warmup: steps over which the learning rate rises.
+        decay: share of the steps over which the learning rate falls to zero.
+        weight_decay: of the optimisers.
+        clip: largest norm of the gradient.
+        ema: decay of the average of the weights.
+        seed: of the weights, the batches and every random draw.
+        device: cpu, cuda, or auto for the best there is.
+        save_every: seconds from one checkpoint to the next.
+        minutes: end, and decay, by the clock instead of by the steps; such a run cannot be repeated exactly.
+
+    Raises:
+        ValueError: a field that cannot work.
+    """
 
     steps: int
     batch: int
     lr: float
     warmup: int = 200
-    decay: float = 0.3  # fraction of the steps over which the learning rate falls to zero
+    decay: float = 0.3
     weight_decay: float = 0.0
-    clip: float = 1.0  # gradient norm
+    clip: float = 1.0
     ema: float = 0.999
     seed: int = 0
     device: str = "auto"
-    save_every: float = 300.0  # seconds
-    # End, and decay, by the clock instead of by `steps`; such a run cannot be repeated exactly.
+    save_every: float = 300.0
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.minutes is not None and self.minutes <= 0:
-            raise ValueError(f"minutes is {self.minutes}; it must be positive")
+        for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}")
+        for name in ("lr", "clip", "save_every") + (("minutes",) if self.minutes is not None else ()):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be at least 0 and finite")
         if not 0 < self.decay <= 1:
-            raise ValueError(f"decay is {self.decay}; it is the fraction of the steps, in (0, 1]")
+            raise ValueError(f"decay is {self.decay}; it is the share of the steps, in (0, 1]")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it must be at least 0 and below 1")
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the run that is done, 0 to 1."""
@@ -95,15 +120,17 @@ class Task(ABC):
 
 
 def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
-    """Indices of the photos in batch `step`: each epoch is a permutation of `range(n)` that depends on (seed, epoch) only."""
+    """Indices of the photos in batch `step`: each epoch is a permutation of `range(n)` that depends on (seed, epoch) only.
+
+    Raises:
+        ValueError: a batch larger than the data.
+    """
+    if batch > n:
+        raise ValueError(f"batch is {batch}; there are only {n} photos")
     per_epoch = n // batch
     epoch, position = divmod(step, per_epoch)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
     return order[position * batch : (position + 1) * batch]
-
-
-def pick_device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def autocast(device: torch.device) -> torch.autocast:

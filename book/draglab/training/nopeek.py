@@ -6,10 +6,11 @@ The shipped client is trained further on cross-entropy + weight * distance corre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as nnf
@@ -19,22 +20,25 @@ from transformers import ViTForImageClassification
 from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import CLASSES, imagenette
-from dragkit.defenses.nopeek import KINDS, distance_correlation
+from dragkit.defenses.nopeek import distance_correlation
+from dragkit.devices import pick_device
 from dragkit.measures.intervals import rate
 from draglab.accuracy import per_photo_right
-from draglab.training import augment
+from draglab.training.augment import labelled_batch
 from draglab.training.classifier import MEAN, STD, image_processor, normalise, top1
-from draglab.training.export import check_recipe, export_model, round_to_fp16, run_folder
-from draglab.training.loop import Task, TrainConfig, batch_indices, fit, pick_device, quick_attention
+from draglab.training.export import export_model, round_to_fp16, run_folder, same_recipe
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit, quick_attention
 from draglab.training.muon import muon_and_adamw
 
-TRAIN = ("both", "client", "server")
+Distances = Literal["euclid", "squared", "cosine"]
+
+Halves = Literal["both", "client", "server"]
+
+Tokens = Literal["all", "patches", "cls"]
+
+Photos = Literal["pixels", "low-pass"]
 
 MEASURED_BATCH = 128
-
-TOKENS = ("all", "patches", "cls")
-
-PHOTOS = ("pixels", "low-pass")
 
 LOW_PASS = 8  # pixels that are averaged to one, along each side
 
@@ -44,32 +48,54 @@ class NopeekRecipe:
     """One component each, so that an ablation is a change of one field.
 
     Attributes:
-        block: after which the client is cut. weight: of the distance correlation (lambda).
-        dx, dz: distances between photos and between messages, see `dragkit.correlation`. unbiased, root: of the estimate.
-        train: which halves learn. tokens: of the message that are decorrelated. photos: as what photos are compared.
-        The rest is the classifier's augmentation.
+        at: block after which the client is cut.
+        weight: of the distance correlation (lambda); 0 is the control.
+        dx: distance between photos, see `dragkit.defenses.nopeek`.
+        dz: distance between messages.
+        unbiased: U-centred estimate of the correlation.
+        root: the correlation, not its square.
+        train: which halves learn.
+        tokens: of the message that are decorrelated.
+        photos: as what photos are compared.
+        crop, jitter, mix, smoothing: the classifier's augmentation.
+
+    Raises:
+        ValueError: a field that cannot work.
     """
 
-    block: int = 6
+    at: str = "block:6"
     weight: float = 3.0
-    dx: str = "euclid"
-    dz: str = "euclid"
+    dx: Distances = "euclid"
+    dz: Distances = "euclid"
     unbiased: bool = False
     root: bool = True
-    train: str = "both"
-    tokens: str = "all"
-    photos: str = "pixels"
+    train: Halves = "both"
+    tokens: Tokens = "all"
+    photos: Photos = "pixels"
     crop: float = 0.35
     jitter: float = 0.3
     mix: float = 0.5
     smoothing: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
+        if not self.at.removeprefix("block:").isdecimal():
+            raise ValueError(f"at is {self.at!r}; NoPeek cuts after a block, such as block:6")
+        if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight is {self.weight}; it must be at least 0, which is the control")
-        for name, known in (("dx", KINDS), ("dz", KINDS), ("train", TRAIN), ("tokens", TOKENS), ("photos", PHOTOS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        choices = {"dx": Distances, "dz": Distances, "train": Halves, "tokens": Tokens, "photos": Photos}
+        for name, known in choices.items():
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(known))}")
+
+    @property
+    def block(self) -> int:
+        """Number of the block after which the client is cut."""
+        return int(self.at.removeprefix("block:"))
+
+
+CONFIG = TrainConfig(500, 64, 5e-4, warmup=50, ema=0.99, decay=0.4)
+
+RECIPE = NopeekRecipe()
 
 
 class NopeekTask(Task):
@@ -78,7 +104,7 @@ class NopeekTask(Task):
         self.model = ViTForImageClassification.from_pretrained(zoo.verify(zoo.CLIENT), dtype=torch.float32)
         blocks = self.model.config.num_hidden_layers
         if not 1 <= recipe.block <= blocks:
-            raise ValueError(f"block is {recipe.block}; this client can be cut after block 1 to {blocks}")
+            raise ValueError(f"at is {recipe.at!r}; this client can be cut at block:1 to block:{blocks}")
         quick_attention(self.model, device)
         self._freeze()
         self.photos, self.labels = (t.to(device) for t in imagenette("train", 80))  # room for crops
@@ -95,10 +121,7 @@ class NopeekTask(Task):
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
-        x = augment.random_crop(self.photos[index].float() / 255, self.recipe.crop, generator)
-        x = augment.colour_jitter(x, self.recipe.jitter, generator)
-        target = nnf.one_hot(self.labels[index], len(CLASSES)).float()
-        x, target = augment.mix(x, target, self.recipe.mix, generator)
+        x, target = labelled_batch(self.photos, self.labels, index, self.recipe, len(CLASSES), generator)
         logits, h = self.answer(self.model, x)
         answer = nnf.cross_entropy(logits, target, label_smoothing=self.recipe.smoothing)
         correlation = self.correlation(x, h)
@@ -142,22 +165,32 @@ def measure_correlation(client: Callable[[Tensor], Tensor], photos: Tensor) -> d
     return {name: {"value": value / batches, "n": batches * size} for name, value in total.items()}
 
 
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
 NAME = f"nopeek-{zoo.CLIENT}"
 
 
-def train_nopeek(config: TrainConfig, recipe: NopeekRecipe, name: str = NAME) -> Path:
-    """Train and export a client under `name`; it begins from the shipped client. Returns the export folder.
+def train_nopeek(config: TrainConfig = CONFIG, recipe: NopeekRecipe = RECIPE, name: str = NAME) -> Path:
+    """Train and export a client whose messages are decorrelated from the photos (NoPeek); it begins from the shipped client.
+
+    Args:
+        config: length and pace. recipe: what is decorrelated, and how strongly.
+        name: of the client that is made; a new one, nopeek-..., for every variant.
+
+    Returns:
+        The export folder.
 
     Raises:
         ValueError: a name that does not begin with "nopeek-", by which the studies find it, or that is no folder's.
     """
     if not name.startswith("nopeek-") or set(name) & set("/:\\"):
         raise ValueError(f"name is {name!r}; it must begin with nopeek- and have no / and :, such as {NAME}")
-    check_recipe(run_folder(name), recipe)
+    same_recipe(run_folder(name), recipe)
     task = NopeekTask(recipe, config.batch, config.seed, pick_device(config.device))
     model = fit(task, config, run_folder(name))
     round_to_fp16(task.model, model)
-    top1 = rate(per_photo_right(SplitClient(task.model, f"block:{recipe.block}", image_size=64, mean=MEAN, std=STD)))
+    top1 = rate(per_photo_right(SplitClient(task.model, recipe.at, image_size=64, mean=MEAN, std=STD)))
     measured: dict[str, Any] = {"top1": {"value": top1.mean, "ci": [top1.low, top1.high], "n": len(task.val)}}
     measured |= measure_correlation(lambda x: task.answer(task.model, x)[1], task.val)
     out = export_model(

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from dragkit import zoo
 from dragkit.data import imagenette
+from dragkit.devices import pick_device
 from dragkit.images import grid
 from dragkit.priors.diffusion import PixelPrior
 from dragkit.priors.sampling import ddim_sample
 from draglab.training.autoencoder import views
 from draglab.training.export import export_model, round_to_fp16, run_folder
-from draglab.training.loop import TrainConfig, batch_indices, fit, pick_device
+from draglab.training.loop import TrainConfig, batch_indices, fit
 from draglab.training.prior import PriorTask
 
 SIDE = 64
@@ -34,9 +35,16 @@ UNIT = 16  # widths are multiples of it: eight groups of the norms, heads of six
 
 @dataclass(frozen=True)
 class PixelRecipe:
-    """Attributes:
-    channels: width of each level, at 64, 32, 16, ... pixels; the first one sets the cost. layers: residual blocks per level.
-    crop: smallest area of a random crop; 1 trains on whole photos, flipped or not.
+    """The network and its photos.
+
+    Attributes:
+        channels: width of each level, at 64, 32, 16, ... pixels; the first one sets the cost.
+        layers: residual blocks per level.
+        dropout: share of the features left out in training.
+        crop: smallest random crop, as a share of the photo's area; 1 trains on whole photos, flipped or not.
+
+    Raises:
+        ValueError: a field that cannot work.
     """
 
     channels: tuple[int, ...] = (32, 48, 96, 128)
@@ -51,6 +59,11 @@ class PixelRecipe:
             raise ValueError(f"layers is {self.layers}; one residual block per level is the least")
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop is {self.crop}; it is a share of the photo's area, in (0, 1]")
+
+
+CONFIG = TrainConfig(20_000, 32, 2e-3, ema=0.999, save_every=900.0)  # each report takes half a minute on one core
+
+RECIPE = PixelRecipe()
 
 
 def build(recipe: PixelRecipe) -> UNet2DModel:
@@ -108,15 +121,22 @@ class PixelTask(PriorTask):
         return grid(images.cpu(), columns=12)
 
 
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
 MODEL = f"{zoo.PIXEL_PRIOR}/unet"
 
 RUN = MODEL.replace("/", "-")  # by this name `zoo.find` also sees an export that was not shipped
 
 
-def train_pixel_prior(config: TrainConfig, recipe: PixelRecipe) -> Path:
-    """Train and export the noise predictor on pixels. Returns the export folder, which `PixelPrior.from_pretrained` loads.
+def train_pixel_prior(config: TrainConfig = CONFIG, recipe: PixelRecipe = RECIPE) -> Path:
+    """Train and export the noise predictor on pixels: a prior without an autoencoder.
 
-    Its card holds the noise loss of the whole validation split.
+    Args:
+        config: length and pace. recipe: network and photos.
+
+    Returns:
+        The export folder, which `PixelPrior.from_pretrained` loads. Its card holds the noise loss of all validation photos.
     """
     task = PixelTask(recipe, config.batch, config.seed, pick_device(config.device))
     model = fit(task, config, run_folder(RUN))

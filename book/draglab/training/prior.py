@@ -15,21 +15,36 @@ from torch import Tensor, nn
 
 from dragkit import zoo
 from dragkit.data import imagenette
+from dragkit.devices import pick_device
 from dragkit.images import grid
 from dragkit.priors.diffusion import LatentPrior
 from dragkit.priors.sampling import ddim_sample
 from draglab.training.autoencoder import encode_all, views
 from draglab.training.export import export_model, part_run, round_to_fp16, run_folder
-from draglab.training.loop import Task, TrainConfig, batch_indices, fit, pick_device
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit
 from draglab.training.muon import muon_and_adamw
 
 
 @dataclass(frozen=True)
 class PriorRecipe:
+    """The network and its photos.
+
+    Attributes:
+        channels: width of each level.
+        layers: residual blocks per level.
+        dropout: share of the features left out in training.
+        crop: smallest random crop, as a share of the photo's area; 1 trains on whole photos, encoded once and for all.
+    """
+
     channels: tuple[int, ...] = (96, 176)
     layers: int = 2
     dropout: float = 0.0
-    crop: float = 1.0  # smallest area of a random crop; 1 trains on whole photos, encoded once and for all
+    crop: float = 1.0
+
+
+CONFIG = TrainConfig(60_000, 64, 2e-3, ema=0.999)
+
+RECIPE = PriorRecipe()
 
 
 def build(recipe: PriorRecipe, latent_channels: int = 16, side: int = 8) -> UNet2DModel:
@@ -116,8 +131,15 @@ class PriorTask(Task):
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def train_prior(config: TrainConfig, recipe: PriorRecipe, name: str = zoo.PRIOR) -> Path:
-    """Train and export the noise predictor of the prior `name`, on its autoencoder's latents (just exported, or shipped)."""
+def train_prior(config: TrainConfig = CONFIG, recipe: PriorRecipe = RECIPE, name: str = zoo.PRIOR) -> Path:
+    """Train and export the noise predictor of a prior, on its autoencoder's latents (just exported, or shipped).
+
+    Args:
+        config: length and pace. recipe: network and photos. name: of the prior that the noise predictor belongs to.
+
+    Returns:
+        The export folder.
+    """
     run, vae = part_run(name, "unet"), run_folder(part_run(name, "vae")) / "export"
     vae = vae if vae.exists() else zoo.verify(f"{name}/vae")
     task = PriorTask(recipe, vae, config.batch, config.seed, pick_device(config.device))

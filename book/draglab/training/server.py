@@ -19,20 +19,35 @@ from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import CLASSES, imagenette
 from dragkit.defenses import Defence, acting_on_irs, defend, make
+from dragkit.devices import pick_device
 from draglab import accuracy
-from draglab.training import augment, classifier
-from draglab.training.classifier import _top1
-from draglab.training.export import export_model, round_to_fp16, run_folder
-from draglab.training.loop import Task, TrainConfig, batch_indices, fit, pick_device, quick_attention
+from draglab.training import classifier
+from draglab.training.augment import labelled_batch
+from draglab.training.export import export_model, round_to_fp16, run_folder, share
+from draglab.training.loop import Task, TrainConfig, batch_indices, fit, quick_attention
 from draglab.training.muon import muon_and_adamw
 
 
 @dataclass(frozen=True)
 class ServerRecipe:
-    crop: float = 0.25  # the classifier's augmentation, see `ClassifierRecipe`
+    """The classifier's augmentation.
+
+    Attributes:
+        crop: smallest random crop, as a share of the photo's area.
+        jitter: strength of the changes of brightness, contrast and saturation.
+        mix: share of the batches that are mixed (CutMix or mixup, evenly).
+        smoothing: share of the target that is spread over all classes.
+    """
+
+    crop: float = 0.25
     jitter: float = 0.3
     mix: float = 0.8
     smoothing: float = 0.1
+
+
+CONFIG = TrainConfig(1_500, 32, 1e-3, warmup=50, weight_decay=0.05, ema=0.99, decay=0.4)
+
+RECIPE = ServerRecipe()
 
 
 class ServerTask(Task):
@@ -67,10 +82,7 @@ class ServerTask(Task):
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
-        x = augment.random_crop(self.photos[index].float() / 255, self.recipe.crop, generator)
-        x = augment.colour_jitter(x, self.recipe.jitter, generator)
-        target = nnf.one_hot(self.labels[index], len(CLASSES)).float()
-        x, target = augment.mix(x, target, self.recipe.mix, generator)
+        x, target = labelled_batch(self.photos, self.labels, index, self.recipe, len(CLASSES), generator)
         with torch.no_grad():
             received = self.defence.receive(self.defence(self.client(x).float(), generator))
         logits = self.student.server(received).float()
@@ -98,26 +110,43 @@ class ServerTask(Task):
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def train_server(config: TrainConfig, recipe: ServerRecipe, client: str, split: str, defence: str) -> Path:
-    """Train and export a ViT whose server half, after `split`, knows a `defence` (its recipe); the client half stays."""
+def train_server(
+    config: TrainConfig = CONFIG,
+    recipe: ServerRecipe = RECIPE,
+    client: str = zoo.CLIENT,
+    at: str = "block:6",
+    *,
+    defence: str,
+) -> Path:
+    """Train and export a ViT whose server half learns to live with a defence; the client half stays as it is.
+
+    Args:
+        config: length and pace. recipe: augmentation.
+        client: name of an embedded client that classifies.
+        at: where it is cut: block:6, or a module name.
+        defence: recipe, such as gaussian:1.0 or drop:0.5+shuffle.
+
+    Returns:
+        The export folder.
+    """
     device = pick_device(config.device)
-    cut = zoo.load_client(client, split, device=str(device))
+    cut = zoo.load_client(client, at, device=str(device))
     against = acting_on_irs(make(defence, cut))
-    run, name = server_run(client, split, defence), zoo.server_name(client, split, defence)
+    run, name = server_run(client, at, defence), zoo.server_name(client, at, defence)
     task = ServerTask(recipe, cut, against, config.batch, config.seed, device)
     model = fit(task, config, run_folder(run))
     round_to_fp16(task.model, model)
     measured = {
-        "top1": _top1(accuracy.per_photo_right(task.client, against, server=task.serving(task.model))),
-        "top1_before": _top1(accuracy.per_photo_right(task.client, against)),
-        "top1_undefended": _top1(accuracy.per_photo_right(task.client)),
+        "top1": share(accuracy.per_photo_right(task.client, against, server=task.serving(task.model))),
+        "top1_before": share(accuracy.per_photo_right(task.client, against)),
+        "top1_undefended": share(accuracy.per_photo_right(task.client)),
     }
-    command = f"server --client {client} --split {split} --defence {defence}"
+    command = f"server --client {client} --at {at} --defence {defence}"
     out = export_model(task.model, run, name, measured, config, asdict(recipe), command)
     classifier.image_processor().save_pretrained(out)
     return out
 
 
-def server_run(client: str, split: str, defence: str) -> str:
+def server_run(client: str, at: str, defence: str) -> str:
     """Name of the training run of a server, e.g. "server-vit-imagenette64-block-6+drop-0.5"."""
-    return zoo.server_name(client, split, defence).replace("/", "-")
+    return zoo.server_name(client, at, defence).replace("/", "-")

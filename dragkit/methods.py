@@ -15,6 +15,7 @@ from dragkit.attacks.inverse import inverse
 from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.attacks.rmle import RmleConfig, rmle
+from dragkit.attacks.run import Callback
 from dragkit.attacks.threat import ATTACKER, ThreatModel
 from dragkit.config import DragConfig
 from dragkit.zoo.knowledge import Knowledge
@@ -26,18 +27,19 @@ class Setting:
 
     Attributes:
         config: the attack's settings; None for the inverse network, which has none. seed: of its randomness, for the first image.
-        threat: what the attacker is declared to have. checkpoint: file to resume from.
+        threat: what the attacker is declared to have. checkpoint: file to resume from. callback: called after every turn.
     """
 
     config: Any
     seed: int = 0
     threat: ThreatModel = ATTACKER
     checkpoint: Path | None = None
+    callback: Callback | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """The keywords that all iterative attacks share, but for seeds."""
-        return {"threat": self.threat, "checkpoint": self.checkpoint}
+        return {"threat": self.threat, "callback": self.callback, "checkpoint": self.checkpoint}
 
 
 Run = Callable[[Message, Knowledge, Setting], Reconstruction]
@@ -110,6 +112,17 @@ METHODS: dict[str, Method] = {
 }
 
 
+PUBLISHED: dict[str, Any] = {
+    "drag": DragConfig.paper(),
+    "drag++": DragConfig.paper_plus(),
+    "rmle": RmleConfig.paper(),
+    "lm": ImagePriorConfig.paper(),
+    "glass": GlassConfig.paper(),
+    "glass++": GlassConfig.paper_plus(),
+}
+"""Settings and budgets that the authors gave to each method."""
+
+
 def method_of(config: Any) -> str:
     """The first method that takes settings of this class.
 
@@ -120,3 +133,24 @@ def method_of(config: Any) -> str:
         if isinstance(config, method.config):
             return name
     raise TypeError(f"config is a {type(config).__name__}; no method of {', '.join(METHODS)} takes that")
+
+
+def with_iterations(name: str, iterations: int) -> Any:
+    """Settings of a method for this many iterations per photo.
+
+    "drag-pixel" takes those of "drag", which were chosen for the latent prior. The published pixel variant (`run_drag_dm.py`, on a
+    DDPM of bedrooms) runs the same loop and adds a total variation of weight 0.10 per value, which `DragConfig` does not have.
+    """
+    if name in ("drag", "drag-pixel"):
+        return DragConfig.small(iterations)
+    if name == "drag++":
+        return DragConfig.small_plus(iterations)
+    if name == "rmle":
+        return RmleConfig(iterations=iterations)
+    if name == "lm":
+        return ImagePriorConfig.fast().with_(iterations=iterations)
+    if name == "glass":
+        return GlassConfig.small(iterations)
+    if name == "glass++":
+        return GlassConfig.small_plus(iterations)
+    return None
