@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dragkit.cache import cache_dir
+from dragkit.cache import cache_dir, write_json
 
 FOLDER = Path(__file__).parent
 
@@ -64,7 +64,7 @@ def card(name: str) -> dict[str, Any]:
 def update_card(name: str, changes: dict[str, Any]) -> None:
     """Change fields of a card on disk."""
     known = card(name)
-    (find(name) / "card.json").write_text(json.dumps({**known, **changes}, indent=1) + "\n")
+    write_json(find(name) / "card.json", {**known, **changes})
 
 
 @lru_cache(maxsize=16)
