@@ -89,6 +89,8 @@ class Method:
 
     Attributes:
         label: in tables. config: class of its settings. uses: which parts of `Knowledge`. run: see `Run`.
+        budget: settings for the embedded models, for so many iterations per photo. published: the authors' own; None where there
+            are none.
         variant: of another method, with a study of its own; not a row of the comparisons.
     """
 
@@ -96,31 +98,39 @@ class Method:
     config: type
     uses: tuple[str, ...]
     run: Run
+    budget: Callable[[int], Any]
+    published: Any = None
     variant: bool = False
 
 
+def _rmle_for(iterations: int) -> RmleConfig:
+    return RmleConfig(iterations=iterations)
+
+
+def _lm_for(iterations: int) -> ImagePriorConfig:
+    return ImagePriorConfig.fast().with_(iterations=iterations)
+
+
+def _at_once(iterations: int) -> None:
+    """The inverse network has no settings and no iterations."""
+
+
+# "drag-pixel" takes the settings of "drag", chosen for the latent prior. The published pixel variant (`run_drag_dm.py`, on
+# a DDPM of bedrooms) runs the same loop and adds a total variation of weight 0.10 per value, which `DragConfig` does not have.
+SMALL, PLUS = DragConfig.small, DragConfig.small_plus
 METHODS: dict[str, Method] = {
-    "drag": Method("DRAG", DragConfig, ("diffusion",), _drag),
-    "drag++": Method("DRAG++", DragConfig, ("diffusion", "network"), _drag_plus_plus),
-    "drag-grey": Method("DRAG from grey", DragConfig, ("diffusion",), _drag_from_grey, variant=True),
-    "drag-pixel": Method("DRAG in pixels", DragConfig, ("pixels",), _drag_in_pixels, variant=True),
-    "inverse": Method("inverse network", type(None), ("network",), _inverse),
-    "rmle": Method("rMLE", RmleConfig, (), _rmle),
-    "lm": Method("LM", ImagePriorConfig, (), _lm),
-    "glass": Method("GLASS", GlassConfig, ("gan",), _glass),
-    "glass++": Method("GLASS++", GlassConfig, ("gan", "encoder"), _glass_plus_plus),
+    "drag": Method("DRAG", DragConfig, ("diffusion",), _drag, SMALL, DragConfig.paper()),
+    "drag++": Method("DRAG++", DragConfig, ("diffusion", "network"), _drag_plus_plus, PLUS, DragConfig.paper_plus()),
+    "drag-grey": Method("DRAG from grey", DragConfig, ("diffusion",), _drag_from_grey, PLUS, variant=True),
+    "drag-pixel": Method("DRAG in pixels", DragConfig, ("pixels",), _drag_in_pixels, SMALL, variant=True),
+    "inverse": Method("inverse network", type(None), ("network",), _inverse, _at_once),
+    "rmle": Method("rMLE", RmleConfig, (), _rmle, _rmle_for, RmleConfig.paper()),
+    "lm": Method("LM", ImagePriorConfig, (), _lm, _lm_for, ImagePriorConfig.paper()),
+    "glass": Method("GLASS", GlassConfig, ("gan",), _glass, GlassConfig.small, GlassConfig.paper()),
+    "glass++": Method(
+        "GLASS++", GlassConfig, ("gan", "encoder"), _glass_plus_plus, GlassConfig.small_plus, GlassConfig.paper_plus()
+    ),
 }
-
-
-PUBLISHED: dict[str, Any] = {
-    "drag": DragConfig.paper(),
-    "drag++": DragConfig.paper_plus(),
-    "rmle": RmleConfig.paper(),
-    "lm": ImagePriorConfig.paper(),
-    "glass": GlassConfig.paper(),
-    "glass++": GlassConfig.paper_plus(),
-}
-"""Settings and budgets that the authors gave to each method."""
 
 
 def method_of(config: Any) -> str:
@@ -133,24 +143,3 @@ def method_of(config: Any) -> str:
         if isinstance(config, method.config):
             return name
     raise TypeError(f"config is a {type(config).__name__}; no method of {', '.join(METHODS)} takes that")
-
-
-def with_iterations(name: str, iterations: int) -> Any:
-    """Settings of a method for this many iterations per photo.
-
-    "drag-pixel" takes those of "drag", which were chosen for the latent prior. The published pixel variant (`run_drag_dm.py`, on a
-    DDPM of bedrooms) runs the same loop and adds a total variation of weight 0.10 per value, which `DragConfig` does not have.
-    """
-    if name in ("drag", "drag-pixel"):
-        return DragConfig.small(iterations)
-    if name == "drag++":
-        return DragConfig.small_plus(iterations)
-    if name == "rmle":
-        return RmleConfig(iterations=iterations)
-    if name == "lm":
-        return ImagePriorConfig.fast().with_(iterations=iterations)
-    if name == "glass":
-        return GlassConfig.small(iterations)
-    if name == "glass++":
-        return GlassConfig.small_plus(iterations)
-    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -22,13 +21,14 @@ from dragkit.adaptive.replies import check_reply, hear
 from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.attacks.threat import ATTACKER, ThreatModel
+from dragkit.cache import write_json
 from dragkit.client import SplitClient
 from dragkit.config import DragConfig
 from dragkit.defenses import defend_images, make, parse_spec
 from dragkit.devices import pick_device
 from dragkit.images import grid, list_images, load_image, load_images, resize_images, save_image
 from dragkit.measures import metrics, utility
-from dragkit.methods import METHODS, PUBLISHED, Setting, with_iterations
+from dragkit.methods import METHODS, Setting
 from dragkit.priors.diffusion import LatentPrior
 from dragkit.provenance import provenance
 from dragkit.streams import USER_SEED
@@ -99,9 +99,9 @@ class Job:
         """Settings of the attack: those for the embedded priors, or the published ones, for these turns or this budget."""
         embedded = zoo.available(f"{self.prior}/unet") or "diffusion" not in METHODS[self.method].uses
         if embedded and (self.turns or self.budget in TURNS):
-            return with_iterations(self.method, self.turns or TURNS[self.budget])
+            return METHODS[self.method].budget(self.turns or TURNS[self.budget])
         if self.turns is None and self.budget not in TURNS:
-            return PUBLISHED.get(self.method)
+            return METHODS[self.method].published
         turns, strength = self.turns or TURNS[self.budget], 0.3 if self.method == "drag++" else 1.0
         return DragConfig.published(ceil(turns / strength)).with_(strength=strength)
 
@@ -111,6 +111,10 @@ class Job:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         if self.turns is not None and self.turns < 1:
             raise ValueError(f"turns is {self.turns}; it must be at least 1")
+        if self.turns is not None and METHODS[self.method].config is type(None):
+            raise ValueError(
+                f"turns is {self.turns}, but {METHODS[self.method].label} answers in one pass; leave it out"
+            )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
 
@@ -191,8 +195,7 @@ class Outcome:
         """Write `record()` to the file that the job names, if it names one."""
         if self.job.json is None:
             return None
-        self.job.json.parent.mkdir(parents=True, exist_ok=True)
-        self.job.json.write_text(json.dumps(self.record(), indent=1) + "\n")
+        write_json(self.job.json, self.record())
         return self.job.json
 
 

@@ -19,14 +19,14 @@ from draglab.studies import budget
 def test_methods_without_further_models_run_on_the_embedded_client(name):
     client = zoo.load_client(at="block:2")
     h = client(torch.rand(2, 3, 64, 64))
-    case = Case(budget.with_iterations(name, 2), "block:2", method=name)
+    case = Case(methods.METHODS[name].budget(2), "block:2", method=name)
     found = methods.METHODS[name].run(Message(h, client), case.knowledge(), methods.Setting(case.config, 0))
     assert found.images.shape == (2, 3, 64, 64)
     assert found.nfe == 2 + (name == "drag")  # DRAG ends with one more prediction
 
 
 def test_glass_plus_starts_from_the_encoder_and_spends_everything_on_styles():
-    case = Case(budget.with_iterations("glass++", 3), "block:2", method="glass++")
+    case = Case(methods.METHODS["glass++"].budget(3), "block:2", method="glass++")
     known = case.knowledge()
     with pytest.raises(ValueError, match="train gan-encoder --client vit-imagenette64 --at block:2"):
         _ = known.encoder

@@ -14,7 +14,6 @@ from dragkit.config import DragConfig
 from dragkit.priors.diffusion import PixelPrior
 from dragkit.zoo import cards
 from draglab.cases import Case
-from draglab.studies import budget
 from draglab.training import export, pixel_prior
 from draglab.training.loop import TrainConfig
 from draglab.training.pixel_prior import PixelRecipe, PixelTask
@@ -186,7 +185,7 @@ def test_trained_exported_shipped_and_then_it_attacks(photos, home, tmp_path):
     torch.testing.assert_close(shipped.predict_noise(z, 500), exported.predict_noise(z, 500))
     torch.testing.assert_close(shipped.alpha_bar, pixel_prior.noise_schedule().alphas_cumprod.double())
 
-    case = Case(budget.with_iterations("drag-pixel", 3), "block:6", method="drag-pixel")
+    case = Case(methods.METHODS["drag-pixel"].budget(3), "block:6", method="drag-pixel")
     known = case.knowledge()
     h = home(torch.rand(2, 3, 64, 64))
     found = methods.METHODS["drag-pixel"].run(Message(h, home), known, methods.Setting(case.config, 0))

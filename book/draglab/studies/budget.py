@@ -12,7 +12,7 @@ from dragkit import cache, data, zoo
 from dragkit.attacks.message import Message
 from dragkit.cache import remember
 from dragkit.config import DragConfig
-from dragkit.methods import METHODS, Setting, with_iterations
+from dragkit.methods import METHODS, Setting
 from draglab.cases import Case
 
 FAST: dict[str, Any] = {"precision": "bfloat16"}  # networks; see `Case`
@@ -35,7 +35,7 @@ def seconds_per_iteration(client: str, at: str, methods: list[str], rounds: int 
         for i, name in itertools.product(range(rounds + 1), methods):
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16):
-                METHODS[name].run(Message(h, cut), known, Setting(with_iterations(name, 6), 0))
+                METHODS[name].run(Message(h, cut), known, Setting(METHODS[name].budget(6), 0))
             if i > 0:  # the first round loads and warms up
                 times[name].append((time.perf_counter() - started) / 6 / len(photos))
         return {name: torch.tensor(min(v), dtype=torch.float64) for name, v in times.items()}
@@ -48,7 +48,7 @@ def equal_seconds(client: str, at: str, methods: list[str], turns: int) -> dict[
     iterative = [name for name in methods if name != "inverse"]
     cost = seconds_per_iteration(client, at, iterative)
     budget = turns * cost["drag"]
-    return {name: with_iterations(name, max(1, round(budget / cost.get(name, budget)))) for name in methods}
+    return {name: METHODS[name].budget(max(1, round(budget / cost.get(name, budget)))) for name in methods}
 
 
 def equal_cases(client: str, at: str, turns: int, n: int, methods: tuple[str, ...] = ()) -> dict[str, Case]:

@@ -12,7 +12,7 @@ from dragkit.methods import METHODS
 from draglab.cases import Case, run
 from draglab.pages import claims
 from draglab.pages.claims import Claim
-from draglab.studies.budget import FAST, equal_seconds, with_iterations
+from draglab.studies.budget import FAST, equal_seconds
 from draglab.studies.first_checks import PAPER, SEEDS
 from draglab.tables import Rows, compare, gap
 
@@ -25,7 +25,7 @@ def pixels(
     turns: int = 80, n: int = 32, at: tuple[str, ...] = ("block:6", "block:12"), folder: Path | None = None
 ) -> Path:
     """Both priors at every block; the guidance rate in pixels is chosen on sixteen training photos at the last block."""
-    config = with_iterations("drag-pixel", turns)
+    config = METHODS["drag-pixel"].budget(turns)
     rates = {rate: _on_training_photos(_in_pixels(config, rate, at[-1], n=16)) for rate in RATES}
     rate = min(rates, key=lambda tried: rates[tried])
     rows: Rows = {}

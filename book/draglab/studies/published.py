@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dragkit import zoo
 from dragkit.config import DragConfig
-from dragkit.methods import METHODS, PUBLISHED
+from dragkit.methods import METHODS
 from draglab.cases import Case
 from draglab.pages import claims
 from draglab.pages.claims import Claim
@@ -29,8 +29,11 @@ def published(n: int = 8, at: tuple[str, ...] = CUTS, folder: Path | None = None
     rows: Rows = {}
     made: list[Claim] = []
     for cut in at:
-        here = [name for name in PUBLISHED if name in available(zoo.CLIENT, cut)]
-        cases = {f"{METHODS[name].label}, {cut}": Case(PUBLISHED[name], cut, method=name, n=n, **FAST) for name in here}
+        here = [name for name in available(zoo.CLIENT, cut) if METHODS[name].published]
+        cases = {
+            f"{METHODS[name].label}, {cut}": Case(METHODS[name].published, cut, method=name, n=n, **FAST)
+            for name in here
+        }
         cases[f"{OURS}, {cut}"] = Case(DragConfig.small(TURNS), cut, n=n, **FAST)
         found, _ = compare(f"published-{cut.replace(':', '-')}", cases)
         for label in cases:
