@@ -130,7 +130,7 @@ similarity = {kind: metrics.ms_ssim(shown, photos) for kind, shown in pictures.i
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows, one for each photo, of four pictures: the photo, what the prior draws without the message, the reconstruction, and the decoder's round trip of the photo", "classes": "dark-light"}, "figure": {"caption": "Photo, prior only, reconstruction from the message, decoder ceiling. Under each picture: MS-SSIM to the photo, which is 1 for the photo itself.", "name": "fig-quickstart"}}
 record_panel("reconstruction", found.images[:2], min_ssim=0.6)
 record_panel("ceiling", ceiling[:2], min_ssim=0.97)
-plots.image_rows(chapter.by_photo(pictures, names), list(pictures), chapter.captions(similarity, names))
+plots.image_rows(plots.by_photo(pictures.values(), names), list(pictures), chapter.captions(similarity, names))
 
 # %% [markdown]
 # ## The attacker's number, and ours

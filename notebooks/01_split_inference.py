@@ -46,9 +46,9 @@ from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 from draglab.pages.study import study
 
+# %%
 demo = data.demo_images(64)
 names, photos = list(demo), torch.stack(list(demo.values()))
-record_panel("photos", photos, min_ssim=0.99)
 client = zoo.load_client(at="block:9")
 print(client)
 
@@ -79,6 +79,7 @@ with torch.no_grad():
 gaps = {at: float((logits - whole).abs().max()) for at, logits in halves.items()}
 
 # %% tags=["hide-input"]
+record_panel("photos", photos, min_ssim=0.99)
 record("largest_logit_gap", max(gaps.values()), atol=1e-4, direction="lower")
 chapter.gap_table(gaps)
 

@@ -71,11 +71,6 @@ def attack_in_words(found: Reconstruction, settings: str, device: str) -> Line:
     )
 
 
-def by_photo(pictures: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """Kind of picture -> `(n, 3, S, S)` the other way round: photo -> its pictures `(kinds, 3, S, S)`."""
-    return {name: torch.stack([images[i] for images in pictures.values()]) for i, name in enumerate(names)}
-
-
 def captions(similarity: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, list[str]]:
     """Photo -> a text under each of its pictures: nothing under the photo, which comes first, then MS-SSIM."""
     others = list(similarity.values())[1:]
