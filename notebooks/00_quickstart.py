@@ -36,12 +36,7 @@ photo = ""  # path of a photo of your own, added to the two demonstration photos
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import zoo
-from dragkit.attacks.drag import drag
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
-from dragkit.distance import cosine_distance
-from dragkit.measures import metrics
+from dragkit import DragConfig, Message, cosine_distance, drag, load_client, load_prior, metrics
 from dragkit.priors.sampling import ddim_sample
 from draglab.chapters import ch00_quickstart as chapter
 from draglab.pages import pages, plots
@@ -53,11 +48,11 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 # %% [markdown]
 # ## On the phone
 #
-# `zoo.load_client` gives a small vision transformer, cut in two after block 9. Calling it runs the phone's half only: from photo $x$
+# `load_client` gives a small vision transformer, cut in two after block 9. Calling it runs the phone's half only: from photo $x$
 # to **intermediate representation** $h = f_c(x)$, IR for short. That is the message.
 
 # %%
-client = zoo.load_client(at="block:9", device=device)
+client = load_client(at="block:9", device=device)
 names, photos = chapter.photos(64, own=photo)
 photos = photos.to(device)
 
@@ -78,7 +73,7 @@ chapter.message_in_words(client, h[0])
 # photo is not among its arguments.
 
 # %%
-prior = zoo.load_prior(device=device)
+prior = load_prior(device=device)
 config = {
     "ci": DragConfig.small(80),  # DRAG with settings chosen for this small prior
     "laptop": DragConfig.small(400),

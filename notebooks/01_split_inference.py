@@ -36,11 +36,8 @@ seed = 0
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from dragkit import data, zoo
-from dragkit.attacks.threat import ThreatModel
-from dragkit.client import SplitClient
-from dragkit.defenses import TokenShuffle, defend
-from dragkit.distance import cosine_distance
+from dragkit import SplitClient, ThreatModel, cosine_distance, data, defend, load_client
+from dragkit.defenses import TokenShuffle
 from draglab.chapters import ch01_split_inference as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
@@ -49,7 +46,7 @@ from draglab.pages.study import study
 # %%
 demo = data.demo_images(64)
 names, photos = list(demo), torch.stack(list(demo.values()))
-client = zoo.load_client(at="block:9")
+client = load_client(at="block:9")
 print(client)
 
 # %% [markdown]
@@ -70,7 +67,7 @@ pages.source(SplitClient.forward, SplitClient.server)
 
 # %%
 depths = (0, 3, 6, 9, 12)
-cuts = {f"block:{depth}": zoo.load_client(at=f"block:{depth}") for depth in depths}
+cuts = {f"block:{depth}": load_client(at=f"block:{depth}") for depth in depths}
 
 with torch.no_grad():
     whole = client.model(chapter.normalised(client, photos)).logits
@@ -123,7 +120,7 @@ copies = {"blurred copy": blurred, "shifted copy": shifted}
 depths = list(range(0, 13, 2 if budget == "ci" else 1))
 found = []  # per depth: name -> mean, smallest and largest distance
 for depth in depths:
-    cut = zoo.load_client(at=f"block:{depth}")
+    cut = load_client(at=f"block:{depth}")
     found.append(chapter.reactions(cut, photos, copies))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves of IR distance against the block after which the model is cut: to another photo, with a band for the range over pairs, to a blurred copy and to a shifted copy", "classes": "dark-light"}, "figure": {"caption": "IR distance between a photo and another photo (band: smallest and largest of all pairs), its blurred copy, and its shifted copy, by depth of the cut. Means over four photos.", "name": "fig-ir-distance"}}

@@ -36,8 +36,7 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import data, schedule, zoo
-from dragkit.measures import metrics
+from dragkit import data, load_prior, metrics, schedule
 from dragkit.priors.sampling import ddim_sample
 from dragkit.streams import SeededNoise
 from draglab.chapters import ch02_diffusion_prior as chapter
@@ -49,7 +48,7 @@ from draglab.studies import coordinates
 device = "cuda" if torch.cuda.is_available() else "cpu"
 
 # %%
-prior = zoo.load_prior(device=device)
+prior = load_prior(device=device)
 num_steps = {"ci": 25, "laptop": 50, "colab": 100, "paper": 250}[budget]
 demo = data.demo_images(prior.image_size)
 names, photos = list(demo), torch.stack(list(demo.values())).to(device)

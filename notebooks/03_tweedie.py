@@ -36,11 +36,8 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import data, schedule, zoo
-from dragkit.attacks.drag import drag, gradient, turn
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
-from dragkit.measures import metrics
+from dragkit import DragConfig, Message, data, drag, load_client, load_prior, metrics, schedule
+from dragkit.attacks.drag import gradient, turn
 from dragkit.streams import SeededNoise
 from draglab.chapters import ch03_tweedie as chapter
 from draglab.pages import pages, plots
@@ -50,8 +47,8 @@ from draglab.pages.study import Line, study
 device = "cuda" if torch.cuda.is_available() else "cpu"
 
 # %%
-client = zoo.load_client(at="block:9", device=device)
-prior = zoo.load_prior(device=device)
+client = load_client(at="block:9", device=device)
+prior = load_prior(device=device)
 demo = data.demo_images(prior.image_size)
 names, photos = list(demo), torch.stack(list(demo.values())).to(device)
 

@@ -41,12 +41,9 @@ import math
 
 import torch
 
-from dragkit import data, schedule, zoo
+from dragkit import DragConfig, Message, data, drag, load_client, load_prior, metrics, schedule
 from dragkit.attacks import guidance
-from dragkit.attacks.drag import Step, drag, guided_step
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
-from dragkit.measures import metrics
+from dragkit.attacks.drag import Step, guided_step
 from dragkit.streams import SeededNoise
 from draglab.chapters import ch04_guidance as chapter
 from draglab.pages import pages, plots
@@ -55,8 +52,8 @@ from draglab.pages.record import record, record_panel
 device = "cuda" if torch.cuda.is_available() else "cpu"
 
 # %%
-client = zoo.load_client(at="block:9", device=device)
-prior = zoo.load_prior(device=device)
+client = load_client(at="block:9", device=device)
+prior = load_prior(device=device)
 demo = data.demo_images(prior.image_size)
 names = ["astronaut", "coffee"]
 photos = torch.stack([demo[name] for name in names]).to(device)
