@@ -33,52 +33,35 @@ budget = "ci"  # "ci", "laptop", "colab" or "paper": how many turns the attack m
 seed = 0
 photo = ""  # path of a photo of your own, added to the two demonstration photos
 
-# %%
+# %% tags=["hide-input"]
 import torch
 
-from dragkit import data, zoo
-from dragkit.attacks.drag import drag
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
-from dragkit.distance import cosine_distance
-from dragkit.images import grid, load_image
-from dragkit.measures import metrics
+from dragkit import DragConfig, Message, cosine_distance, drag, load_client, load_prior, metrics
 from dragkit.priors.sampling import ddim_sample
-from draglab.pages import pages, plots, widgets
+from draglab.chapters import ch00_quickstart as chapter
+from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
+from draglab.pages.study import study
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-config = {
-    "ci": DragConfig.small(80),  # the published algorithm, its settings chosen for this small prior on training photos
-    "laptop": DragConfig.small(400),
-    "colab": DragConfig.small(400),
-    "paper": DragConfig.paper(),
-}[budget]
 
 # %% [markdown]
 # ## On the phone
 #
-# `zoo.load_client` gives a small vision transformer, cut in two after block 9. Calling it runs the phone's half only: from photo $x$
+# `load_client` gives a small vision transformer, cut in two after block 9. Calling it runs the phone's half only: from photo $x$
 # to **intermediate representation** $h = f_c(x)$, IR for short. That is the message.
 
 # %%
-client = zoo.load_client(at="block:9", device=device)
-size = 64
-
-names = ["astronaut", "coffee"] + (["yours"] if photo else [])
-demo = data.demo_images(size)
-photos = torch.stack([load_image(photo, size) if name == "yours" else demo[name] for name in names]).to(device)
+client = load_client(at="block:9", device=device)
+names, photos = chapter.photos(64, own=photo)
+photos = photos.to(device)
 
 with torch.no_grad():
     h = client(photos)
 
-one = h[0]
-sent = record("bytes_per_photo", client.info()["bytes_per_query"], rtol=0, unit="bytes")
-print(client)
-print(
-    f"shape of one message: {tuple(one.shape)}, that is {one.shape[0]} tokens of {one.shape[1]} numbers, {sent:,} bytes"
-)
-print("first numbers of the first patch token:", [round(v, 2) for v in one[1, :6].tolist()])
+# %% tags=["hide-input"]
+record("bytes_per_photo", client.info()["bytes_per_query"], rtol=0, unit="bytes")
+chapter.message_in_words(client, h[0])
 
 # %% [markdown]
 # No pixel is in the message. Whether the *picture* is in it, is the question.
@@ -90,30 +73,26 @@ print("first numbers of the first patch token:", [round(v, 2) for v in one[1, :6
 # photo is not among its arguments.
 
 # %%
-prior = zoo.load_prior(device=device)
-frames, labels = [], []
+prior = load_prior(device=device)
+config = {
+    "ci": DragConfig.small(80),  # DRAG with settings chosen for this small prior
+    "laptop": DragConfig.small(400),
+    "colab": DragConfig.small(400),
+    "paper": DragConfig.paper(),
+}[budget]
+film = chapter.Film(prior)  # keeps sixteen pictures of the attack at work
 
+found = drag(Message(h, client), prior, config, seeds=seed, callback=film)
 
-def watch(state):
-    """Keep sixteen pictures of the attack at work; it sees the attacker's state, as the attacker could."""
-    if state.iteration % (state.total // 16) == 0:
-        with torch.no_grad():
-            now = prior.decode(state.x0_hat).clamp(0, 1)
-        frames.append(grid(now, columns=len(now)).cpu())
-        labels.append(f"turn {state.iteration} of {state.total}, IR distance {state.distance.mean():.3f}")
-
-
-found = drag(Message(h, client), prior, config, seeds=seed, callback=watch)
-
-print("attacker:", found.threat)
-print(f"cost:     {found.nfe} turns, {found.seconds:.0f} s for {len(h)} photos on {device}")
+# %% tags=["hide-input"]
+chapter.attack_in_words(found, config.label, device)
 
 # %% [markdown]
 # Move the slider, with the mouse or with the arrow keys: it shows what the attacker believes the finished pictures to be, turn by
 # turn.
 
-# %%
-widgets.stepper(torch.stack(frames), labels, title="The attacker's estimate of the photos", width=420)
+# %% tags=["hide-input"]
+film.stepper("The attacker's estimate of the photos")
 
 # %% [markdown]
 # ## Compare
@@ -125,22 +104,28 @@ widgets.stepper(torch.stack(frames), labels, title="The attacker's estimate of t
 # - **decoder ceiling**: the photo itself, encoded and decoded by the prior's autoencoder. The attack draws with this decoder, and this
 #   is about the best that it can draw.
 
-# %% mystnb={"image": {"alt": "Two rows, one for each photo, of four pictures: the photo, what the prior draws without the message, the reconstruction, and the decoder's round trip of the photo", "classes": "dark-light"}, "figure": {"caption": "Photo, prior only, reconstruction from the message, decoder ceiling. Under each picture: MS-SSIM to the photo, which is 1 for the photo itself.", "name": "fig-quickstart"}}
+# %%
+prior_only = ddim_sample(
+    prior,
+    range(seed, seed + len(photos)),
+    config.num_steps,
+    eta=config.eta,
+)
 with torch.no_grad():
     ceiling = prior.decode(prior.encode(photos)).clamp(0, 1)
-prior_only = ddim_sample(prior, range(seed, seed + len(photos)), config.num_steps, eta=config.eta)
-grey = torch.full_like(photos, 0.45)
 
-rows = {"photo": photos, "prior only": prior_only, "rebuilt from h": found.images, "decoder ceiling": ceiling}
-similarity = {name: metrics.ms_ssim(images, photos) for name, images in rows.items()}
+pictures = {
+    "photo": photos,
+    "prior only": prior_only,
+    "rebuilt from h": found.images,
+    "decoder ceiling": ceiling,
+}
+similarity = {kind: metrics.ms_ssim(shown, photos) for kind, shown in pictures.items()}
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows, one for each photo, of four pictures: the photo, what the prior draws without the message, the reconstruction, and the decoder's round trip of the photo", "classes": "dark-light"}, "figure": {"caption": "Photo, prior only, reconstruction from the message, decoder ceiling. Under each picture: MS-SSIM to the photo, which is 1 for the photo itself.", "name": "fig-quickstart"}}
 record_panel("reconstruction", found.images[:2], min_ssim=0.6)
 record_panel("ceiling", ceiling[:2], min_ssim=0.97)
-
-plots.image_rows(
-    {name: torch.stack([images[i] for images in rows.values()]) for i, name in enumerate(names)},
-    list(rows),
-    {name: ["", *(f"{values[i]:.2f}" for values in list(similarity.values())[1:])] for i, name in enumerate(names)},
-)
+plots.image_rows(plots.by_photo(pictures.values(), names), list(pictures), chapter.captions(similarity, names))
 
 # %% [markdown]
 # ## The attacker's number, and ours
@@ -151,21 +136,20 @@ plots.image_rows(
 # %%
 pages.source(cosine_distance)
 
-# %% mystnb={"image": {"alt": "Curve of the IR distance of the attacker's estimate against the turn, one line per photo, with horizontal lines for prior-only pictures and for the decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "IR distance of the attacker's estimate, turn by turn. The attacker sees this curve, and not the dashed lines: for them one needs the photos.", "name": "fig-quickstart-distance"}}
+# %%
 with torch.no_grad():
+    tokens = {kind: client.tokens(client(images)) for kind, images in pictures.items()}
     target = client.tokens(h)
-    distance = {name: cosine_distance(client.tokens(client(images)), target) for name, images in rows.items()}
+    distance = {kind: cosine_distance(own, target) for kind, own in tokens.items()}
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Curve of the IR distance of the attacker's estimate against the turn, one line per photo, with horizontal lines for prior-only pictures and for the decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "IR distance of the attacker's estimate, turn by turn. The attacker sees this curve, and not the dashed lines: for them one needs the photos.", "name": "fig-quickstart-distance"}}
 trace = found.trace["distance"]
 plots.curves(
     {name: trace[:, i] for i, name in enumerate(names)},
     range(1, len(trace) + 1),
     xlabel="turn",
     ylabel="IR distance to the message",
-    levels={
-        "prior only (mean)": float(distance["prior only"].mean()),
-        "decoder ceiling (mean)": float(distance["decoder ceiling"].mean()),
-    },
+    levels={f"{kind} (mean)": float(distance[kind].mean()) for kind in ("prior only", "decoder ceiling")},
 )
 
 # %% [markdown]
@@ -180,33 +164,19 @@ measures = {
     "PSNR (dB)": metrics.psnr,
     "ST-LPIPS, lower": metrics.st_lpips,
 }
-compared = {"flat grey": grey, **{name: images for name, images in rows.items() if name != "photo"}}
-values = {name: [measure(images, photos) for measure in measures.values()] for name, images in compared.items()}
+values = chapter.compared(pictures, measures)
 
+# %% tags=["hide-input"]
+ms_ssim, psnr, st_lpips = measures
 rebuilt = values["rebuilt from h"]
-record("ms_ssim_reconstruction", rebuilt[0][:2], atol=0.06, direction="higher")
-record("st_lpips_reconstruction", rebuilt[2][:2], atol=0.06, direction="lower")
+record("ms_ssim_reconstruction", rebuilt[ms_ssim][:2], atol=0.06, direction="higher")
+record("st_lpips_reconstruction", rebuilt[st_lpips][:2], atol=0.06, direction="lower")
 record("distance_reconstruction", found.distance[:2], atol=0.03, direction="lower")
-record("psnr_ceiling", values["decoder ceiling"][1][:2], atol=0.1, direction="higher", unit="dB")
+record("psnr_ceiling", values["decoder ceiling"][psnr][:2], atol=0.1, direction="higher", unit="dB")
+chapter.comparison_table(values, distance, names)
 
-pages.table(
-    [f"means over {', '.join(names)}", *measures, "IR distance"],
-    [
-        [name, *(float(v.mean()) for v in scores), float(distance[name].mean()) if name in distance else "-"]
-        for name, scores in values.items()
-    ],
-)
-
-# %%
-for i, name in enumerate(names):
-    floor, top, got = (float(values[row][0][i]) for row in ("prior only", "decoder ceiling", "rebuilt from h"))
-    if got <= floor:
-        print(
-            f"{name}: the reconstruction is no closer to the photo than a prior-only picture. The message was not read."
-        )
-    else:
-        share = (got - floor) / (top - floor)
-        print(f"{name}: {share:.0%} of the way from a prior-only picture to the decoder's ceiling, in MS-SSIM.")
+# %% tags=["hide-input"]
+chapter.share_read(similarity, names)
 
 # %% [markdown]
 # ## From two photos to a result
@@ -215,27 +185,22 @@ for i, name in enumerate(names):
 # classes), with confidence intervals. They are recorded once, by a command, and drawn here from the stored numbers. The first
 # compares DRAG with plain optimisation of pixels (rMLE) on a published vision transformer that was cut deep.
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per method: mean ST-LPIPS to the photo for DRAG, plain pixel optimisation and the three reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval, on a published ViT-S cut deep. 'mean image' is the average training photo.", "name": "fig-quickstart-deep"}}
-deep = pages.recorded("deep")
-print(pages.origin(deep) if deep else pages.missing("deep"))
-plots.intervals(pages.summaries(deep, "st_lpips"), "ST-LPIPS") if deep else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean ST-LPIPS to the photo for DRAG, plain pixel optimisation and the three reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval, on a published ViT-S cut deep. 'DRAG' is DRAG (small, k=1), 'published settings' are DRAG (published, k=4). 'mean image' is the average training photo.", "name": "fig-quickstart-deep"}}
+deep = study("deep")
+print(deep.origin)
+deep.intervals("st_lpips")
 
 # %% [markdown]
 # The second asks whether the attack works at all where it should be easy: cut at the embeddings, nothing but a linear map separates
 # message and photo, and the published settings (4,000 turns) ought to come close to the decoder's ceiling. Do they?
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM to the photo for DRAG at the embeddings and for the three reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, DRAG with the published settings at the embeddings.", "name": "fig-quickstart-overfit"}}
-overfit = pages.recorded("overfit")
-print(pages.origin(overfit) if overfit else pages.missing("overfit"))
-plots.intervals(pages.summaries(overfit, "ms_ssim"), "MS-SSIM") if overfit else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM to the photo for DRAG at the embeddings and for the three reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, DRAG (published) at the embeddings.", "name": "fig-quickstart-overfit"}}
+overfit = study("overfit")
+print(overfit.origin)
+overfit.intervals("ms_ssim")
 
-# %%
-if overfit:
-    reached, top = (pages.summaries(overfit, "ms_ssim")[name][0] for name in ("DRAG", "decoder ceiling"))
-    print(f"The published settings reach {reached:.2f}; the decoder could show {top:.2f}.")
-    if reached < 0.95 * top:
-        print("They stop well short of it. They were made for a prior with sixteen times as many latent numbers;")
-        print("the chapter that assembles DRAG asks which setting is to blame.")
+# %% tags=["hide-input"]
+overfit.show(chapter.short_of_the_ceiling)
 
 # %% [markdown]
 # ## Summary

@@ -32,23 +32,21 @@ if "google.colab" in sys.modules:
 budget = "ci"  # "ci" looks at every second block; the other budgets at every block
 seed = 0
 
-# %%
+# %% tags=["hide-input"]
 import torch
-from torchvision.io import encode_jpeg
 from torchvision.transforms.v2 import functional as F
 
-from dragkit import data, zoo
-from dragkit.attacks.threat import ThreatModel
-from dragkit.client import SplitClient
-from dragkit.defenses import TokenShuffle, defend
-from dragkit.distance import cosine_distance
+from dragkit import SplitClient, ThreatModel, cosine_distance, data, defend, load_client
+from dragkit.defenses import TokenShuffle
+from draglab.chapters import ch01_split_inference as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
+from draglab.pages.study import study
 
+# %%
 demo = data.demo_images(64)
 names, photos = list(demo), torch.stack(list(demo.values()))
-record_panel("photos", photos, min_ssim=0.99)
-client = zoo.load_client(at="block:9")
+client = load_client(at="block:9")
 print(client)
 
 # %% [markdown]
@@ -68,16 +66,19 @@ pages.source(SplitClient.forward, SplitClient.server)
 # Cutting must not change the answer. We run the whole model, then the two halves of five cuts, and compare the logits.
 
 # %%
-cuts = {at: zoo.load_client(at=at) for at in ("block:0", "block:3", "block:6", "block:9", "block:12")}
-with torch.no_grad():
-    inputs = (client.resize(photos).clamp(0, 1) - torch.tensor(client.mean).view(3, 1, 1)) / torch.tensor(
-        client.std
-    ).view(3, 1, 1)
-    whole = client.model(inputs).logits
-    gaps = {at: float((cut.server(cut(photos)) - whole).abs().max()) for at, cut in cuts.items()}
+depths = (0, 3, 6, 9, 12)
+cuts = {f"block:{depth}": load_client(at=f"block:{depth}") for depth in depths}
 
+with torch.no_grad():
+    whole = client.model(chapter.normalised(client, photos)).logits
+    halves = {at: cut.server(cut(photos)) for at, cut in cuts.items()}
+
+gaps = {at: float((logits - whole).abs().max()) for at, logits in halves.items()}
+
+# %% tags=["hide-input"]
+record_panel("photos", photos, min_ssim=0.99)
 record("largest_logit_gap", max(gaps.values()), atol=1e-4, direction="lower")
-pages.table(["cut", "largest difference in the logits"], [[at, f"{gap:.1e}"] for at, gap in gaps.items()])
+chapter.gap_table(gaps)
 
 # %% [markdown]
 # Nothing, or no more than rounding. The server's answer itself is of no interest on these photos (the classifier knows ten classes,
@@ -88,22 +89,12 @@ pages.table(["cut", "largest difference in the logits"], [[at, f"{gap:.1e}"] for
 # Splitting is often justified by saving: less work on the phone, less to send. Look at the second part. A float32 message has four
 # bytes per number; half precision would halve it.
 
-# %%
-facts = {at: cut.info() for at, cut in cuts.items()}
-pixels = (photos * 255).round().to(torch.uint8)
-jpeg = [len(encode_jpeg(image, quality=90)) for image in pixels]
-rows = [["photo as JPEG (quality 90, mean)", "64 x 64 x 3", f"{sum(jpeg) / len(jpeg):,.0f}", "-"]]
-rows += [["photo as raw pixels", "64 x 64 x 3", f"{pixels[0].numel():,}", "-"]]
-for at, fact in facts.items():
-    share = fact["client_parameters"] / (fact["client_parameters"] + fact["server_parameters"])
-    shape = " x ".join(map(str, fact["h_shape"]))
-    rows.append([f"IR at {at}", shape, f"{fact['bytes_per_query']:,}", f"{share:.0%}"])
-record("jpeg_bytes", sum(jpeg) / len(jpeg), rtol=0.02, unit="bytes")
-pages.table(["what is sent", "numbers", "bytes", "weights on the phone"], rows)
+# %% tags=["hide-input"]
+jpeg = record("jpeg_bytes", chapter.jpeg_bytes(photos), rtol=0.02, unit="bytes")
+chapter.size_table(cuts, jpeg)
 
-# %%
-ratio = facts["block:9"]["bytes_per_query"] / (sum(jpeg) / len(jpeg))
-print(f"Here the message is {ratio:.0f} times as large as the photo's JPEG file: room enough to hold the photo.")
+# %% tags=["hide-input"]
+chapter.room_in_the_message(client, jpeg)
 
 # %% [markdown]
 # The size does not change with depth, because every block of a vision transformer passes on as many tokens as it got. So nothing in
@@ -123,26 +114,20 @@ print(f"Here the message is {ratio:.0f} times as large as the photo's JPEG file:
 # %%
 blurred = F.gaussian_blur(photos, [9, 9], [2.0, 2.0])
 shifted = photos.roll(4, -1)
-shifted[..., :4] = photos[..., :1]  # the left edge, drawn out over the pixels that the shift left empty
+shifted[..., :4] = photos[..., :1]  # the left edge, drawn out over what the shift left
+copies = {"blurred copy": blurred, "shifted copy": shifted}
 
-every = 2 if budget == "ci" else 1
-depths = list(range(0, 13, every))
-measured = {"another photo": [], "blurred copy": [], "shifted copy": []}
-spread = []
-with torch.no_grad():
-    for depth in depths:
-        cut = zoo.load_client(at=f"block:{depth}")
-        tokens, soft, moved = (cut.tokens(cut(images)) for images in (photos, blurred, shifted))
-        others = torch.stack([cosine_distance(tokens.roll(k, 0), tokens) for k in range(1, len(photos))])
-        measured["another photo"].append(float(others.mean()))
-        measured["blurred copy"].append(float(cosine_distance(soft, tokens).mean()))
-        measured["shifted copy"].append(float(cosine_distance(moved, tokens).mean()))
-        spread.append((float(others.min()), float(others.max())))
+depths = list(range(0, 13, 2 if budget == "ci" else 1))
+found = []  # per depth: name -> mean, smallest and largest distance
+for depth in depths:
+    cut = load_client(at=f"block:{depth}")
+    found.append(chapter.reactions(cut, photos, copies))
 
-# %% mystnb={"image": {"alt": "Three curves of IR distance against the block after which the model is cut: to another photo, with a band for the range over pairs, to a blurred copy and to a shifted copy", "classes": "dark-light"}, "figure": {"caption": "IR distance between a photo and another photo (band: smallest and largest of all pairs), its blurred copy, and its shifted copy, by depth of the cut. Means over four photos.", "name": "fig-ir-distance"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves of IR distance against the block after which the model is cut: to another photo, with a band for the range over pairs, to a blurred copy and to a shifted copy", "classes": "dark-light"}, "figure": {"caption": "IR distance between a photo and another photo (band: smallest and largest of all pairs), its blurred copy, and its shifted copy, by depth of the cut. Means over four photos.", "name": "fig-ir-distance"}}
+measured = {name: [at_depth[name][0] for at_depth in found] for name in ("another photo", *copies)}
 for name, values in measured.items():
     record(f"ir_distance_{name.replace(' ', '_')}", values, atol=0.01)
-lows, highs = zip(*spread, strict=True)
+_, lows, highs = zip(*(at_depth["another photo"] for at_depth in found), strict=True)
 plots.curves(
     measured,
     depths,
@@ -152,11 +137,8 @@ plots.curves(
     points=True,
 )
 
-# %%
-for name in ("another photo", "blurred copy"):
-    first, last = measured[name][0], measured[name][-1]
-    grows = "grows" if last > first * 1.1 else "shrinks" if last < first * 0.9 else "hardly changes"
-    print(f"From block 0 to block 12 the distance to {name} {grows}: {first:.3f} -> {last:.3f}.")
+# %% tags=["hide-input"]
+chapter.growth(measured, ["another photo", "blurred copy"])
 
 # %% [markdown]
 # Keep the scale of this figure in mind: it is the yardstick for the IR distances that attacks reach. An attack that ends at the height
@@ -167,30 +149,25 @@ for name in ("another photo", "blurred copy"):
 # The average hides where the distance comes from. Each patch token has its own cosine distance, and the 64 of them form a map as large
 # as the grid of patches. On top the photo and its copies, below the maps, first for an early cut and then for the last.
 
-# %% mystnb={"image": {"alt": "One row of three pictures: a photo, its copy shifted by four pixels, and its blurred copy", "classes": "dark-light"}, "figure": {"caption": "A photo and two copies of it.", "name": "fig-copies"}}
-which = names.index("cat")
-copies = torch.stack([photos[which], shifted[which], blurred[which]])
-plots.image_rows({"": copies}, ["photo", "shifted", "blurred"])
-
-# %% mystnb={"image": {"alt": "Four 8 by 8 maps of the distance of each patch token: shifted and blurred copy, each for a cut after block 3 and after block 12", "classes": "dark-light"}, "figure": {"caption": "Cosine distance of each patch token between the photo and its copy.", "name": "fig-token-maps"}}
-maps = {}
-with torch.no_grad():
-    for at in ("block:3", "block:12"):
-        cut = cuts[at]
-        patches = cut.tokens(cut(copies))[:, cut.layout.prefix_tokens :]
-        apart = 1 - torch.cosine_similarity(patches[1:], patches[:1], dim=-1)
-        maps |= {f"shifted\n{at}": apart[0].view(8, 8), f"blurred\n{at}": apart[1].view(8, 8)}
-plots.heat_maps(maps, "cosine distance", columns=4)
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One row of three pictures: a photo, its copy shifted by four pixels, and its blurred copy", "classes": "dark-light"}, "figure": {"caption": "A photo and two copies of it.", "name": "fig-copies"}}
+cat = names.index("cat")
+three = torch.stack([photos[cat], shifted[cat], blurred[cat]])
+plots.image_rows({"": three}, ["photo", "shifted", "blurred"])
 
 # %%
-early, late = (maps[f"shifted\n{at}"] for at in ("block:3", "block:12"))
-unevenness = {at: float(m.std() / m.mean()) for at, m in (("block:3", early), ("block:12", late))}
-if unevenness["block:12"] < unevenness["block:3"]:
-    print(
-        "The late map is the more even one: attention has passed the change on to tokens of patches that hardly changed."
-    )
-else:
-    print("The late map is no more even than the early one: tokens still tell mostly of their own patch.")
+maps = {}
+for at in ("block:3", "block:12"):
+    cut = cuts[at]
+    with torch.no_grad():
+        patches = cut.tokens(cut(three))[:, cut.layout.prefix_tokens :]
+    apart = 1 - torch.cosine_similarity(patches[1:], patches[:1], dim=-1)
+    maps[f"shifted\n{at}"], maps[f"blurred\n{at}"] = apart.view(2, 8, 8)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Four 8 by 8 maps of the distance of each patch token: shifted and blurred copy, each for a cut after block 3 and after block 12", "classes": "dark-light"}, "figure": {"caption": "Cosine distance of each patch token between the photo and its copy.", "name": "fig-token-maps"}}
+plots.heat_maps(maps, "cosine distance", columns=4)
+
+# %% tags=["hide-input"]
+chapter.evenness(maps["shifted\nblock:3"], maps["shifted\nblock:12"])
 
 # %% [markdown]
 # ## The server does not mind the order
@@ -207,25 +184,24 @@ with torch.no_grad():
     h = client(photos)
     mixed = defend(TokenShuffle.of(client), h, seed)[0]
     plain, shuffled = client.server(h), client.server(mixed)
-    gap = float((plain - shuffled).abs().max())
-    moved = float(cosine_distance(client.tokens(mixed), client.tokens(h)).mean())
 
+gap = float((plain - shuffled).abs().max())
+moved = float(cosine_distance(client.tokens(mixed), client.tokens(h)).mean())
+
+# %% tags=["hide-input"]
 record("shuffle_logit_gap", gap, atol=1e-4, direction="lower")
 record("shuffle_ir_distance", moved, atol=0.02)
-print(client.layout)
-print(f"largest change of a logit:   {gap:.1e} (logits reach {float(plain.abs().max()):.1f})")
-print(f"same answer for every photo: {bool((plain.argmax(1) == shuffled.argmax(1)).all())}")
-print(f"IR distance, token by token: {moved:.3f}")
+chapter.shuffled_table(client, plain, shuffled, gap, moved)
 
 # %% [markdown]
 # The server answers as before. To an attacker who compares token by token, the shuffled message of a photo looks as far from the
 # true one as the distance above says; compare it with the yardstick figure. What does this do to the attack? A longer run has measured it:
 # the same attack on validation photos, cut after block 6, tokens in order and tokens shuffled.
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM of the attack on tokens in order, on shuffled tokens, and of the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, of an attack that does not know of the shuffling.", "name": "fig-shuffle"}}
-run = pages.recorded("shuffle")
-print(pages.origin(run) if run else pages.missing("shuffle"))
-plots.intervals(pages.summaries(run, "ms_ssim"), "MS-SSIM") if run else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM of the attack on tokens in order, on shuffled tokens, and of the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, of an attack (DRAG: published, k=2) that does not know of the shuffling.", "name": "fig-shuffle"}}
+shuffling = study("shuffle")
+print(shuffling.origin)
+shuffling.intervals("ms_ssim")
 
 # %% [markdown]
 # Do not read too much into it. This attacker *does not know* that the tokens were shuffled. One who knows can compare the two messages as
@@ -244,6 +220,8 @@ kinds = {
     "who sees ten messages of one photo": ThreatModel(queries=10),
     "without the weights": ThreatModel(weights=False),
 }
+
+# %% tags=["hide-input"]
 pages.table(["attacker", "in words"], [[name, str(threat)] for name, threat in kinds.items()])
 
 # %% [markdown]

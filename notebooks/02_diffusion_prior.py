@@ -33,20 +33,22 @@ if "google.colab" in sys.modules:
 budget = "ci"  # the other budgets sample in more steps
 seed = 0
 
-# %%
+# %% tags=["hide-input"]
 import torch
 
-from dragkit import data, schedule, zoo
-from dragkit.images import grid
-from dragkit.measures import metrics
+from dragkit import data, load_prior, metrics, schedule
 from dragkit.priors.sampling import ddim_sample
 from dragkit.streams import SeededNoise
-from draglab.pages import pages, plots, widgets
+from draglab.chapters import ch02_diffusion_prior as chapter
+from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
+from draglab.pages.study import study
 from draglab.studies import coordinates
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-prior = zoo.load_prior(device=device)
+
+# %%
+prior = load_prior(device=device)
 num_steps = {"ci": 25, "laptop": 50, "colab": 100, "paper": 250}[budget]
 demo = data.demo_images(prior.image_size)
 names, photos = list(demo), torch.stack(list(demo.values())).to(device)
@@ -59,27 +61,22 @@ print(prior)
 # finds a latent and decodes it. So the round trip $D(E(x))$ is the ceiling of everything that follows: details that do not survive it
 # can never be in a reconstruction.
 
-# %% mystnb={"image": {"alt": "Three rows of four pictures: the demonstration photos, the same photos encoded and decoded, and the absolute difference of the two, four times amplified", "classes": "dark-light"}, "figure": {"caption": "Photos, their round trip through the autoencoder, and the difference, amplified four times. Under the round trips: PSNR and SSIM.", "name": "fig-roundtrip"}}
+# %%
 with torch.no_grad():
     z_0 = prior.encode(photos)
     ceiling = prior.decode(z_0).clamp(0, 1)
 psnr, ssim = metrics.psnr(ceiling, photos), metrics.ssim(ceiling, photos)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three rows of four pictures: the demonstration photos, the same photos encoded and decoded, and the absolute difference of the two, four times amplified", "classes": "dark-light"}, "figure": {"caption": "Photos, their round trip through the autoencoder, and the difference, amplified four times. Under the round trips: PSNR and SSIM.", "name": "fig-roundtrip"}}
 record("roundtrip_psnr", psnr, atol=0.1, direction="higher", unit="dB")
 record("roundtrip_ssim", ssim, atol=0.01, direction="higher")
 record_panel("roundtrip", ceiling, min_ssim=0.97)
-
 quality = [f"{p:.1f} dB, {s:.2f}" for p, s in zip(psnr.tolist(), ssim.tolist(), strict=True)]
 difference = ((ceiling - photos).abs() * 4).clamp(0, 1)
 plots.image_rows({"photo": photos, "round trip": ceiling, "4 x difference": difference}, names, {"round trip": quality})
 
-# %%
-numbers, pixels = z_0[0].numel(), photos[0].numel()
-print(
-    f"A photo has {pixels:,} numbers, its latent {tuple(z_0.shape[1:])} has {numbers:,}: {pixels / numbers:.0f} times fewer."
-)
-print(
-    f"Best and worst round trip: {names[int(psnr.argmax())]} {psnr.max():.1f} dB, {names[int(psnr.argmin())]} {psnr.min():.1f} dB."
-)
+# %% tags=["hide-input"]
+chapter.roundtrip_in_words(photos, z_0, psnr, names)
 
 # %% [markdown]
 # ## A latent, looked at
@@ -87,12 +84,12 @@ print(
 # The channels of a latent still have the photo's layout: each of the 8 × 8 positions stands for 8 × 8 pixels. The library scales latents
 # to about unit variance, because the noise that diffusion adds has unit variance too.
 
-# %% mystnb={"image": {"alt": "Sixteen maps of eight by eight cells, one for each channel of the latent of one photo, coloured from negative to positive", "classes": "dark-light"}, "figure": {"caption": "The channels of one photo's latent.", "name": "fig-latent"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Sixteen maps of eight by eight cells, one for each channel of the latent of one photo, coloured from negative to positive", "classes": "dark-light"}, "figure": {"caption": "The channels of one photo's latent.", "name": "fig-latent"}}
 plots.heat_maps({str(c): channel for c, channel in enumerate(z_0[names.index("astronaut")])}, "value", columns=8)
 
-# %%
+# %% tags=["hide-input"]
 record("latent_std", float(z_0.std()), atol=0.02)
-print(f"mean {z_0.mean():+.2f}, standard deviation {z_0.std():.2f}, largest absolute value {z_0.abs().max():.1f}")
+chapter.latents_in_words(z_0)
 
 # %% [markdown]
 # ## Part two: noise, forwards
@@ -105,7 +102,7 @@ print(f"mean {z_0.mean():+.2f}, standard deviation {z_0.std():.2f}, largest abso
 # %%
 pages.source(schedule.add_noise, schedule.scaled_linear_alpha_bar)
 
-# %% mystnb={"image": {"alt": "Two curves over the timestep: the share of the signal falls from one to nearly zero, the share of the noise rises", "classes": "dark-light"}, "figure": {"caption": "How much of the latent is signal, and how much is noise.", "name": "fig-alpha-bar"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two curves over the timestep: the share of the signal falls from one to nearly zero, the share of the noise rises", "classes": "dark-light"}, "figure": {"caption": "How much of the latent is signal, and how much is noise.", "name": "fig-alpha-bar"}}
 half = int((prior.alpha_bar < 0.5).nonzero()[0])
 record("half_signal_timestep", half, atol=0)
 plots.curves(
@@ -115,14 +112,15 @@ plots.curves(
     levels={f"half and half at t = {half}": 0.5},
 )
 
-# %% mystnb={"image": {"alt": "Two rows of pictures, one for each of two photos, decoded from latents with more and more noise from left to right", "classes": "dark-light"}, "figure": {"caption": "Two photos on their way into noise: latents at six timesteps, decoded.", "name": "fig-forward"}}
+# %%
 noise = SeededNoise([seed] * len(photos), device=device).draw(prior.latent_shape)
 times = [0, 100, 200, 400, 700, 999]
+noisy = [schedule.add_noise(z_0, noise, float(prior.alpha_bar[t])) for t in times]
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of pictures, one for each of two photos, decoded from latents with more and more noise from left to right", "classes": "dark-light"}, "figure": {"caption": "Two photos on their way into noise: latents at six timesteps, decoded.", "name": "fig-forward"}}
 with torch.no_grad():
-    noisy = [prior.decode(schedule.add_noise(z_0[:2], noise[:2], float(prior.alpha_bar[t]))) for t in times]
-plots.image_rows(
-    {name: torch.stack([n[i] for n in noisy]) for i, name in enumerate(names[:2])}, [f"t = {t}" for t in times]
-)
+    decoded = [prior.decode(z_t[:2]) for z_t in noisy]
+plots.image_rows(plots.by_photo(decoded, names[:2]), [f"t = {t}" for t in times])
 
 # %% [markdown]
 # The decoder was made for clean latents. What it shows of noisy ones is not "a photo with noise on it" but blotches of wrong colours and
@@ -142,10 +140,18 @@ plots.image_rows(
 # %%
 pages.source(ddim_sample, schedule.ddim_mean, schedule.ddim_sigma)
 
-# %% mystnb={"image": {"alt": "Twelve pictures drawn by the prior from twelve different noises, in three rows of four", "classes": "dark-light"}, "figure": {"caption": "Twelve samples, no selection. No photo and no message was used.", "name": "fig-samples"}}
+# %%
 seeds = list(range(seed, seed + 12))
-steps = []  # (timestep, guesses of the first four pictures)
-samples = ddim_sample(prior, seeds, num_steps, callback=lambda t, z_t, x0_hat: steps.append((t, z_t[:4], x0_hat[:4])))
+steps = []  # timestep, noisy latents and guesses of the first four pictures
+
+
+def watch(t, z_t, x0_hat):
+    steps.append((t, z_t[:4], x0_hat[:4]))
+
+
+samples = ddim_sample(prior, seeds, num_steps, callback=watch)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Twelve pictures drawn by the prior from twelve different noises, in three rows of four", "classes": "dark-light"}, "figure": {"caption": "Twelve samples, no selection. No photo and no message was used.", "name": "fig-samples"}}
 record_panel("samples", samples, min_ssim=0.9)
 plots.image_grid(samples, columns=4, labels=[f"seed {s}" for s in seeds])
 
@@ -156,20 +162,11 @@ plots.image_grid(samples, columns=4, labels=[f"seed {s}" for s in seeds])
 # How do four of them come about? In the figure, the upper picture of each pair decodes $z_t$ itself, the lower one the guess $\hat x_0$.
 # With the slider you can follow $\hat x_0$ step by step.
 
-# %% mystnb={"image": {"alt": "Four rows of six pictures: for two samples, the decoded noisy latent and the decoded guess of the finished picture at six timesteps", "classes": "dark-light"}, "figure": {"caption": "Two samples on their way out of the noise.", "name": "fig-sampling"}}
-shown = [steps[round(i * (len(steps) - 1) / 5)] for i in range(6)]
-with torch.no_grad():
-    rows = {}
-    for i in range(2):
-        rows[f"seed {seeds[i]}, z_t"] = torch.cat([prior.decode(z_t[i : i + 1]) for _, z_t, _ in shown])
-        rows[f"seed {seeds[i]}, guess"] = torch.cat([prior.decode(guess[i : i + 1]) for _, _, guess in shown])
-plots.image_rows(rows, [f"t = {t}" for t, _, _ in shown])
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Four rows of six pictures: for two samples, the decoded noisy latent and the decoded guess of the finished picture at six timesteps", "classes": "dark-light"}, "figure": {"caption": "Two samples on their way out of the noise.", "name": "fig-sampling"}}
+plots.image_rows(*chapter.on_their_way(prior, steps, seeds))
 
-# %%
-with torch.no_grad():
-    some = steps[:: max(1, len(steps) // 12)]
-    frames = torch.stack([grid(prior.decode(guess).clamp(0, 1), columns=2).cpu() for _, _, guess in some])
-widgets.stepper(frames, [f"t = {t}" for t, _, _ in some], title="The guess of four finished pictures")
+# %% tags=["hide-input"]
+chapter.guesses(prior, steps)
 
 # %% [markdown]
 # ## With and without fresh noise
@@ -177,15 +174,16 @@ widgets.stepper(frames, [f"t = {t}" for t, _, _ in some], title="The guess of fo
 # With $\eta = 0$ the picture is a function of the first noise, and large traits are settled within a few steps. With $\eta = 1$ every
 # step rolls the dice again. The same seeds, both ways:
 
-# %% mystnb={"image": {"alt": "Two rows of six pictures from the same six starting noises, sampled without and with fresh noise", "classes": "dark-light"}, "figure": {"caption": "The same first noise, without and with fresh noise in every step.", "name": "fig-eta"}}
+# %%
+again = ddim_sample(prior, seeds[:6], num_steps)
 stochastic = ddim_sample(prior, seeds[:6], num_steps, eta=1.0)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of six pictures from the same six starting noises, sampled without and with fresh noise", "classes": "dark-light"}, "figure": {"caption": "The same first noise, without and with fresh noise in every step.", "name": "fig-eta"}}
 record_panel("samples_eta_1", stochastic, min_ssim=0.85)
 plots.image_rows({"eta = 0": samples[:6], "eta = 1": stochastic}, [f"seed {s}" for s in seeds[:6]])
 
-# %%
-again = ddim_sample(prior, seeds[:6], num_steps)
-print(f"eta = 0 twice: largest difference of a pixel {float((again - samples[:6]).abs().max()):.1e}")
-print(f"eta = 0 against eta = 1: mean MS-SSIM {float(metrics.ms_ssim(stochastic, samples[:6]).mean()):.2f}")
+# %% tags=["hide-input"]
+chapter.fresh_noise_in_words(samples[:6], again, stochastic)
 
 # %% [markdown]
 # The attack uses $\eta = 1$. That freedom is where it steers: it replaces the fresh noise by noise that points towards the message. With
@@ -198,41 +196,32 @@ print(f"eta = 0 against eta = 1: mean MS-SSIM {float(metrics.ms_ssim(stochastic,
 # fit the prior's expectations. We try four kinds of pictures: photos, the same photos upside down, with their 8 × 8 tiles in random order,
 # and snow.
 
-# %% mystnb={"image": {"alt": "Four curves of the relative error of the noise prediction over the timestep: photos, photos upside down, photos with shuffled tiles, and random pixels", "classes": "dark-light"}, "figure": {"caption": "Error of the predicted noise, relative to knowing nothing. Means over four pictures of each kind and four draws of noise.", "name": "fig-knows"}}
-random = torch.Generator().manual_seed(seed)
-tiles = torch.nn.functional.unfold(photos, 8, stride=8)
-mixed = torch.nn.functional.fold(tiles[..., torch.randperm(64, generator=random)], 64, 8, stride=8)
-kinds = {
-    "photos": photos,
-    "upside down": photos.flip(-2),
-    "tiles shuffled": mixed,
-    "snow": torch.rand(photos.shape, generator=random).to(device),
-}
+# %%
+kinds = chapter.kinds_of_pictures(photos, seed)
 times = [50, 150, 300, 450, 600]
-errors = {kind: [] for kind in kinds}
+draws = SeededNoise(range(seed, seed + 16), device=device).draw(prior.latent_shape)
+
+
+def relative_error(clean, t):
+    """Mean squared error of the predicted noise; 1 is that of knowing nothing."""
+    a_t = float(prior.alpha_bar[t])
+    predicted = prior.predict_noise(schedule.add_noise(clean, draws, a_t), t)
+    return float((predicted - draws).square().mean()) / a_t
+
+
+errors = {}
 with torch.no_grad():
-    draws = SeededNoise(range(seed, seed + 16), device=device).draw(prior.latent_shape)
     for kind, pictures in kinds.items():
-        clean = prior.encode(pictures).repeat(4, 1, 1, 1)
-        for t in times:
-            a_t = float(prior.alpha_bar[t])
-            predicted = prior.predict_noise(schedule.add_noise(clean, draws, a_t), t)
-            errors[kind].append(float((predicted - draws).square().mean()) / a_t)
+        clean = prior.encode(pictures).repeat(4, 1, 1, 1)  # four draws of noise each
+        errors[kind] = [relative_error(clean, t) for t in times]
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Four curves of the relative error of the noise prediction over the timestep: photos, photos upside down, photos with shuffled tiles, and random pixels", "classes": "dark-light"}, "figure": {"caption": "Error of the predicted noise, relative to knowing nothing. Means over four pictures of each kind and four draws of noise.", "name": "fig-knows"}}
 for kind, values in errors.items():
     record(f"noise_error_{kind.replace(' ', '_')}", values, rtol=0.05)
 plots.curves(errors, times, xlabel="timestep t", ylabel="relative error", levels={"knows nothing": 1.0}, points=True)
 
-# %%
-means = {kind: sum(values) / len(values) for kind, values in errors.items()}
-order = sorted(means, key=means.get)
-print("From most to least expected:", ", ".join(f"{kind} ({means[kind]:.2f})" for kind in order))
-print(f"Relative error on photos: {means['photos']:.2f}.")
-if means["photos"] > 0.95:
-    print("That is next to nothing: this noise predictor has hardly been trained.")
-elif means["photos"] < 0.98 * means["tiles shuffled"]:
-    print("Photos fit better than the same tiles in another order: the prior knows more than textures.")
-else:
-    print("Photos fit no better than the same tiles in another order: it knows textures, and little of whole pictures.")
+# %% tags=["hide-input"]
+chapter.what_it_expects(errors)
 
 # %% [markdown]
 # What it does *not* know is anything about **this** photo, this user, or this client. And it knows only what it was shown. The card
@@ -242,66 +231,29 @@ else:
 #
 # Every model shipped with the library has one.
 
-# %%
-cards = {part: zoo.card(f"imagenette64/{part}") for part in ("vae", "unet")}
-facts = {
-    "parameters": lambda card: f"{card['parameters'] / 1e6:.1f} million",
-    "made by": lambda card: card["command"],
-    "training steps": lambda card: f"{card['steps']:,}",
-    "training time": lambda card: f"{card['training_seconds'] / 60:.0f} minutes",
-    "data": lambda card: card["data"],
-    "measured": lambda card: (
-        ", ".join(f"{k} {v['value']:.4g} (n = {v['n']})" for k, v in card["measured"].items()) or "nothing yet"
-    ),
-    "limits": lambda card: card["limits"],
-}
-pages.table(
-    ["", "autoencoder", "noise predictor"],
-    [[name, *(fact(card) for card in cards.values())] for name, fact in facts.items()],
-)
+# %% tags=["hide-input"]
+chapter.card_table()
 
 # %% [markdown]
 # How close are the samples to photos, in numbers? A longer run compares a thousand samples with validation photos in the features of another
 # network (kernel distance, lower is closer). Training photos give the floor, the same prior before training the other end.
 
-# %% mystnb={"image": {"alt": "Three dots with bars: the kernel distance to validation photos of training photos, of the prior's samples, and of an untrained prior's samples", "classes": "dark-light"}, "figure": {"caption": "Recorded: kernel distance to validation photos, with 1.96 standard errors.", "name": "fig-kernel-distance"}}
-run = pages.recorded("models")
-print(pages.origin(run) if run else pages.missing("models"))
-plots.intervals(
-    {
-        name: (v["value"], v["value"] - 1.96 * v["standard_error"], v["value"] + 1.96 * v["standard_error"])
-        for name, v in run["rows"]["kernel_distance"].items()
-    },
-    "kernel distance",
-) if run else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three dots with bars: the kernel distance to validation photos of training photos, of the prior's samples, and of an untrained prior's samples", "classes": "dark-light"}, "figure": {"caption": "Recorded: kernel distance to validation photos, with 1.96 standard errors.", "name": "fig-kernel-distance"}}
+models = study("models")
+print(models.origin)
+models.show(chapter.kernel_distances)
 
 # %% [markdown]
 # And the noise loss itself, the number that the training minimised? Its size depends on the latents, so it says nothing alone. We set it
 # beside the best predictor that knows only the mean and covariance of latents (a Wiener filter), on all validation photos:
 
-# %%
-run = pages.recorded("noise")
-print(pages.origin(run) if run else pages.missing("noise"))
-pages.table(
-    ["noise loss", *next(iter(run["rows"].values()))],
-    [
-        [name, *(f"{v['mean']:.4f} [{v['low']:.4f}, {v['high']:.4f}]" for v in bands.values())]
-        for name, bands in run["rows"].items()
-    ],
-) if run else None
+# %% tags=["hide-input"]
+noise_loss = study("noise")
+print(noise_loss.origin)
+noise_loss.show(chapter.noise_loss_table)
 
-# %%
-if run:
-    bands = [band for band in run["rows"]["prior"] if band != "all"]
-    mean = {name: [row[band]["mean"] for band in bands] for name, row in run["rows"].items()}
-    better = [
-        b for b, ours, theirs in zip(bands, mean["prior"], mean["Gaussian predictor"], strict=True) if ours < theirs
-    ]
-    print(f"The prior knows more than mean and covariance at: {', '.join(better) or 'no noise level'}.")
-    if len(better) < len(bands):
-        print(
-            "Elsewhere it is no better than a Gaussian: large shapes, which are settled at strong noise, are what it lacks."
-        )
+# %% tags=["hide-input"]
+noise_loss.show(chapter.beyond_a_gaussian)
 
 # %% [markdown]
 # Is a prior with a lower noise loss a better one? Only on the same latents. The last row shows how much depends on them. It belongs to the
@@ -312,12 +264,8 @@ if run:
 # %%
 pages.source(coordinates.decoder_metric, coordinates.in_coordinates)
 
-# %%
-if run:
-    usual, other = (run["rows"][name]["all"]["mean"] for name in ("Gaussian predictor", list(run["rows"])[-1]))
-    print(f"The pictures differ by {run['pictures_differ_by']:.1e} at most, on a scale from 0 to 1.")
-    print(f"The Gaussian predictor's loss changes by {other / usual - 1:+.0%}: from {usual:.3f} to {other:.3f}.")
-    print(pages.verdict("noise-loss-depends-on-coordinates"))
+# %% tags=["hide-input"]
+noise_loss.show(chapter.other_coordinates)
 
 # %% [markdown]
 # In these coordinates, details are small numbers that drown in noise first, and noise that covers everything is easily predicted. So compare

@@ -33,28 +33,22 @@ if "google.colab" in sys.modules:
 budget = "ci"  # how many turns the small comparison of attacks may take
 seed = 0
 
-# %%
+# %% tags=["hide-input"]
 import torch
 
-from dragkit import data, schedule, zoo
-from dragkit.attacks.drag import drag, gradient, turn
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
-from dragkit.distance import cosine_distance
-from dragkit.measures import metrics
+from dragkit import DragConfig, Message, data, drag, load_client, load_prior, metrics, schedule
+from dragkit.attacks.drag import gradient, turn
 from dragkit.streams import SeededNoise
+from draglab.chapters import ch03_tweedie as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
+from draglab.pages.study import Line, study
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-small = {
-    "ci": DragConfig(num_steps=25, recurrence=2),
-    "laptop": DragConfig.fast(),
-    "colab": DragConfig.fast(),
-    "paper": DragConfig.paper(),
-}[budget]
-client = zoo.load_client(at="block:9", device=device)
-prior = zoo.load_prior(device=device)
+
+# %%
+client = load_client(at="block:9", device=device)
+prior = load_prior(device=device)
 demo = data.demo_images(prior.image_size)
 names, photos = list(demo), torch.stack(list(demo.values())).to(device)
 
@@ -90,20 +84,24 @@ pages.source(schedule.tweedie)
 # Let $z_0$ be a coin: $-1$ or $+1$. Then the mean of $z_0$ given $z_t$ has a closed form, $\tanh\!\big(\sqrt{\bar\alpha_t}\, z_t / (1-\bar\alpha_t)\big)$. We
 # give `tweedie` the exact noise prediction, by differentiating the density of $z_t$, and compare.
 
-# %% mystnb={"image": {"alt": "Three S-shaped curves of the estimate against the noisy value, for little, medium and strong noise, from minus one to plus one", "classes": "dark-light"}, "figure": {"caption": "Tweedie's estimate of a coin from its noisy value. With much signal left it decides; with little it hedges.", "name": "fig-coin"}}
+# %%
 z = torch.linspace(-2.5, 2.5, 101, dtype=torch.float64, requires_grad=True)
 estimates, largest = {}, 0.0
 for a_t in (0.9, 0.6, 0.2):
-    log_p = torch.logsumexp(torch.stack([-((z - s * a_t**0.5) ** 2) / (2 * (1 - a_t)) for s in (-1, 1)]), 0)
+    sides = [-((z - side * a_t**0.5) ** 2) / (2 * (1 - a_t)) for side in (-1, 1)]
+    log_p = torch.logsumexp(torch.stack(sides), 0)
     (score,) = torch.autograd.grad(log_p.sum(), z)
+
     found = schedule.tweedie(z.detach(), -((1 - a_t) ** 0.5) * score, a_t)
     truth = torch.tanh(a_t**0.5 * z.detach() / (1 - a_t))
     largest = max(largest, float((found - truth).abs().max()))
     estimates[f"signal's share {a_t}"] = found
 
-print(
-    f"largest difference between formula and truth: {record('coin_error', largest, atol=1e-10, direction='lower'):.1e}"
-)
+# %% tags=["hide-input"]
+record("coin_error", largest, atol=1e-10, direction="lower")
+Line(f"Largest difference between formula and truth: {largest:.1e}.")
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three S-shaped curves of the estimate against the noisy value, for little, medium and strong noise, from minus one to plus one", "classes": "dark-light"}, "figure": {"caption": "Tweedie's estimate of a coin from its noisy value. With much signal left it decides; with little it hedges.", "name": "fig-coin"}}
 plots.curves(estimates, z.detach(), xlabel="noisy value", ylabel="estimate of the coin")
 
 # %% [markdown]
@@ -115,7 +113,7 @@ plots.curves(estimates, z.detach(), xlabel="noisy value", ylabel="estimate of th
 # Now the real prior. We add noise to a photo's latent, a single time, and let the formula guess. The same draw of noise is used at
 # every timestep.
 
-# %% mystnb={"image": {"alt": "Four rows of seven pictures: for two photos, the decoded noisy latent and the decoded estimate at six timesteps of growing noise", "classes": "dark-light"}, "figure": {"caption": "Two photos under more and more noise: the noisy latent decoded as it is, and Tweedie's estimate decoded.", "name": "fig-tweedie"}}
+# %%
 times = [25, 100, 200, 300, 450, 700]
 noise = SeededNoise([seed] * len(photos), device=device).draw(prior.latent_shape)
 noisy, guesses = {}, {}
@@ -125,24 +123,25 @@ with torch.no_grad():
         a_t = schedule.alpha_bar_at(prior.alpha_bar, t)
         noisy[t] = schedule.add_noise(z_0, noise, a_t)
         guesses[t] = schedule.tweedie(noisy[t], prior.predict_noise(noisy[t], t), a_t)
-    rows = {}
-    for i in range(2):
-        rows[f"{names[i]}, z_t"] = torch.cat([prior.decode(noisy[t][i : i + 1]) for t in times])
-        rows[f"{names[i]}, guess"] = torch.cat([prior.decode(guesses[t][i : i + 1]) for t in times])
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Four rows of seven pictures: for two photos, the decoded noisy latent and the decoded estimate at six timesteps of growing noise", "classes": "dark-light"}, "figure": {"caption": "Two photos under more and more noise: the noisy latent decoded as it is, and Tweedie's estimate decoded.", "name": "fig-tweedie"}}
+rows = chapter.noisy_and_guessed(prior, noisy, guesses, names[:2])
 record_panel("guesses", rows[f"{names[0]}, guess"], min_ssim=0.9)
 plots.image_rows(rows, [f"t = {t}" for t in times])
 
-# %% mystnb={"image": {"alt": "Two curves of relative squared error over the timestep on a logarithmic scale: Tweedie's estimate, and the noisy latent merely rescaled", "classes": "dark-light"}, "figure": {"caption": "Squared error in the latent relative to the size of the latent. Mean over four photos, band: smallest to largest.", "name": "fig-tweedie-error"}}
-size = z_0.square().flatten(1).sum(1)
 
-
+# %%
 def error(estimate):
     """Relative squared error of each photo's latent."""
-    return (estimate - z_0).square().flatten(1).sum(1) / size
+    missed = (estimate - z_0).square().flatten(1).sum(1)
+    return missed / z_0.square().flatten(1).sum(1)
 
 
 guessed = torch.stack([error(guesses[t]) for t in times])
-scaled = torch.stack([error(noisy[t] / float(prior.alpha_bar[t]) ** 0.5) for t in times])
+rescaled = {t: noisy[t] / float(prior.alpha_bar[t]) ** 0.5 for t in times}
+scaled = torch.stack([error(rescaled[t]) for t in times])
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two curves of relative squared error over the timestep on a logarithmic scale: Tweedie's estimate, and the noisy latent merely rescaled", "classes": "dark-light"}, "figure": {"caption": "Squared error in the latent relative to the size of the latent. Mean over four photos, band: smallest to largest.", "name": "fig-tweedie-error"}}
 record("tweedie_error", guessed.mean(1), rtol=0.05)
 plots.curves(
     {"Tweedie's estimate": guessed.mean(1), "rescaled, no estimate": scaled.mean(1)},
@@ -155,14 +154,8 @@ plots.curves(
     points=True,
 )
 
-# %%
-useful = [t for t, e in zip(times, guessed.mean(1).tolist(), strict=True) if e < 1]
-if useful:
-    print(f"The estimate is better than guessing zero up to t = {max(useful)} of those tried.")
-else:
-    print("At none of these timesteps is the estimate better than guessing zero: this noise predictor is of no use.")
-share = float((guessed / scaled).mean(1)[times.index(450)])
-print(f"At t = 450 its error is {share:.2f} times that of the rescaled latent.")
+# %% tags=["hide-input"]
+chapter.worth_of_the_guess(times, guessed, scaled)
 
 # %% [markdown]
 # ## Does the client need it?
@@ -172,19 +165,17 @@ print(f"At t = 450 its error is {share:.2f} times that of the rescaled latent.")
 # go. So we ask the client about the same latents twice: decoded as they are, and after Tweedie's estimate. The estimate is worth its
 # price where its curve is the lower one.
 
-# %% mystnb={"image": {"alt": "Two curves of IR distance to the photo's own message over the timestep, for pictures decoded from the noisy latent and from Tweedie's estimate, with a horizontal line for the distance to another photo", "classes": "dark-light"}, "figure": {"caption": "IR distance to the photo's own message: what the attack would measure, without and with Tweedie's estimate. Means over four photos, bands: smallest to largest.", "name": "fig-tweedie-client"}}
+# %%
 with torch.no_grad():
     h = client(photos)
-    target = client.tokens(h)
+    message = Message(h, client)
+    raw = torch.stack([message.measure(prior.decode(noisy[t])) for t in times])
+    tweedied = torch.stack([message.measure(prior.decode(guesses[t])) for t in times])
 
-    def apart(latents):
-        """IR distance between the photos' messages and those of decoded latents."""
-        return cosine_distance(client.tokens(client(prior.decode(latents))), target)
+    ceiling = float(message.measure(prior.decode(z_0)).mean())
+    another = float(message.measure(photos.roll(1, 0)).mean())
 
-    raw = torch.stack([apart(noisy[t]) for t in times])
-    tweedied = torch.stack([apart(guesses[t]) for t in times])
-    another = float(cosine_distance(target.roll(1, 0), target).mean())
-    floor = float(apart(z_0).mean())
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two curves of IR distance to the photo's own message over the timestep, for pictures decoded from the noisy latent and from Tweedie's estimate, with a horizontal line for the distance to another photo", "classes": "dark-light"}, "figure": {"caption": "IR distance to the photo's own message: what the attack would measure, without and with Tweedie's estimate. Means over four photos, bands: smallest to largest.", "name": "fig-tweedie-client"}}
 record("ir_distance_noisy", raw.mean(1), atol=0.02)
 record("ir_distance_tweedie", tweedied.mean(1), atol=0.02, direction="lower")
 plots.curves(
@@ -196,19 +187,12 @@ plots.curves(
         "noisy latent, decoded": (raw.amin(1), raw.amax(1)),
         "Tweedie's estimate, decoded": (tweedied.amin(1), tweedied.amax(1)),
     },
-    levels={"another photo": another, "decoder ceiling": floor},
+    levels={"another photo": another, "decoder ceiling": ceiling},
     points=True,
 )
 
-# %%
-closer = [t for t, a, b in zip(times, tweedied.mean(1).tolist(), raw.mean(1).tolist(), strict=True) if a < b]
-print(f"Tweedie's estimate is closer to the message at {len(closer)} of {len(times)} timesteps: {closer or 'none'}.")
-past = [t for t, d in zip(times, raw.mean(1).tolist(), strict=True) if d >= another]
-print(
-    f"Without it the true photo looks as foreign as another photo from t = {past[0]} on."
-    if past
-    else "Without it the true photo still looks nearer than another photo at every timestep tried."
-)
+# %% tags=["hide-input"]
+chapter.what_the_client_needs(times, raw, tweedied, another)
 
 # %% [markdown]
 # ## In the attack
@@ -223,31 +207,30 @@ pages.source(gradient, turn)
 # %% [markdown]
 # Switch the estimate off with `tweedie=False`, and the distance is measured at the noisy latent. Two photos, same seeds, a short run:
 
-# %% mystnb={"image": {"alt": "Three rows of two pictures: the photos, reconstructions with Tweedie's estimate, and reconstructions without it", "classes": "dark-light"}, "figure": {"caption": "The same short attack with and without Tweedie's estimate. Under each picture: MS-SSIM to the photo and final IR distance.", "name": "fig-tweedie-ablation"}}
-two = photos[:2]
+# %%
+config = {
+    "ci": DragConfig(num_steps=25, recurrence=2),
+    "laptop": DragConfig.fast(),
+    "colab": DragConfig.fast(),
+    "paper": DragConfig.paper(),
+}[budget]
+two = Message(h[:2], client)
 runs = {
-    "with estimate": drag(Message(h[:2], client), prior, small, seeds=seed),
-    "without estimate": drag(Message(h[:2], client), prior, small.with_(tweedie=False), seeds=seed),
+    "with estimate": drag(two, prior, config, seeds=seed),
+    "without estimate": drag(two, prior, config.with_(tweedie=False), seeds=seed),
 }
-similarity = {name: metrics.ms_ssim(run.images, two) for name, run in runs.items()}
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three rows of two pictures: the photos, reconstructions with Tweedie's estimate, and reconstructions without it", "classes": "dark-light"}, "figure": {"caption": "The same short attack with and without Tweedie's estimate. Under each picture: MS-SSIM to the photo and final IR distance.", "name": "fig-tweedie-ablation"}}
+similarity = {name: metrics.ms_ssim(run.images, photos[:2]) for name, run in runs.items()}
 for name, run in runs.items():
     record(f"ms_ssim_{name.replace(' ', '_')}", similarity[name], atol=0.08)
     record(f"distance_{name.replace(' ', '_')}", run.distance, atol=0.05)
 record_panel("ablation", torch.cat([run.images for run in runs.values()]), min_ssim=0.5)
-captions = {
-    name: [f"{s:.2f}, distance {d:.3f}" for s, d in zip(similarity[name].tolist(), run.distance.tolist(), strict=True)]
-    for name, run in runs.items()
-}
-plots.image_rows({"photo": two, **{name: run.images for name, run in runs.items()}}, names[:2], captions)
+rows = {"photo": photos[:2], **{name: run.images for name, run in runs.items()}}
+plots.image_rows(rows, names[:2], chapter.captions(runs, similarity))
 
-# %%
-nearer = sum(
-    bool(a < b) for a, b in zip(runs["with estimate"].distance, runs["without estimate"].distance, strict=True)
-)
-print(
-    f"Closer to the message with the estimate: {nearer} of {len(two)} photos, {small.num_steps * small.recurrence} turns."
-)
-print("Two photos are an illustration of how to switch it off, no evidence of what it is worth.")
+# %% tags=["hide-input"]
+chapter.which_is_nearer(*runs.values(), config)
 
 # %% [markdown]
 # ## One step, sixteen times
@@ -263,10 +246,10 @@ pages.source(schedule.renoise)
 # Is it worth $k$ times the price? A longer run cut the client after its last block and attacked with $k = 1$ and with $k = 16$, for the
 # same number of steps.
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM of the attack with one and with sixteen turns per step, and of the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, after block 12.", "name": "fig-recurrence"}}
-run = pages.recorded("recurrence")
-print(pages.origin(run) if run else pages.missing("recurrence"))
-plots.intervals(pages.summaries(run, "ms_ssim"), "MS-SSIM") if run else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM of the attack with one and with sixteen turns per step, and of the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, of DRAG (published settings but for k) after block 12.", "name": "fig-recurrence"}}
+recurrence = study("recurrence")
+print(recurrence.origin)
+recurrence.intervals("ms_ssim")
 
 # %% [markdown]
 # Read it with one reservation: sixteen turns per step are also sixteen times as many turns. Whether it is the *going back* that helps, or
@@ -317,7 +300,7 @@ plots.intervals(pages.summaries(run, "ms_ssim"), "MS-SSIM") if run else None
 # <details><summary>Solution</summary>
 #
 # ```python
-# cheap = drag(h[:2], client, prior, small.with_(step="mpgd", guidance_rate=1.0), seeds=seed)
+# cheap = drag(two, prior, config.with_(step="mpgd", guidance_rate=1.0), seeds=seed)
 # print(cheap, runs["with estimate"], sep="\n")
 # ```
 #

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,12 @@ def image_rows(
     for i, heading in enumerate(columns):
         sheet.text(sheet.middle(i), sheet.head - 6, heading, va="bottom", small=count > 3)
     return sheet.figure
+
+
+def by_photo(batches: Iterable[Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Rows for `image_rows`, one per photo: name -> that photo of every batch `(B, 3, H, W)`."""
+    kinds = list(batches)
+    return {name: torch.stack([images[i] for images in kinds]) for i, name in enumerate(names)}
 
 
 def image_grid(images: Tensor, columns: int = 4, labels: Sequence[str] = ()) -> Figure:
