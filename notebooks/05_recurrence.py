@@ -38,12 +38,9 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import data, schedule, zoo
-from dragkit.attacks.drag import drag, turn
+from dragkit import DragConfig, Message, data, drag, load_client, load_prior, metrics, schedule
+from dragkit.attacks.drag import turn
 from dragkit.attacks.guidance import AdamState
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
-from dragkit.measures import metrics
 from draglab.chapters import ch05_recurrence as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
@@ -51,8 +48,8 @@ from draglab.pages.study import study
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 turns = {"ci": 40, "laptop": 120, "colab": 400, "paper": 1000}[budget]
-client = zoo.load_client(at="block:9", device=device)
-prior = zoo.load_prior(device=device)
+client = load_client(at="block:9", device=device)
+prior = load_prior(device=device)
 demo = data.demo_images(prior.image_size)
 names, photos = list(demo), torch.stack(list(demo.values())).to(device)
 with torch.no_grad():

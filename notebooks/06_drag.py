@@ -42,13 +42,9 @@ from pathlib import Path
 
 import torch
 
-from dragkit import data, zoo
-from dragkit.attacks.drag import NEEDS, begin, drag, finish, gradient, guided_step, turn
-from dragkit.attacks.message import Message
-from dragkit.attacks.restarts import STRIDE, restarts
-from dragkit.attacks.threat import ThreatModel
-from dragkit.config import DragConfig
-from dragkit.measures import metrics
+from dragkit import DragConfig, Message, ThreatModel, data, drag, load_client, load_prior, metrics, restarts
+from dragkit.attacks.drag import NEEDS, begin, finish, gradient, guided_step, turn
+from dragkit.attacks.restarts import STRIDE
 from dragkit.measures.identification import evidence_map
 from dragkit.priors.sampling import ddim_sample
 from draglab.chapters import ch06_drag as chapter
@@ -63,8 +59,8 @@ config = {
     "colab": DragConfig.fast(),
     "paper": DragConfig.paper(),
 }[budget]
-client = zoo.load_client(at="block:0", device=device)
-prior = zoo.load_prior(device=device)
+client = load_client(at="block:0", device=device)
+prior = load_prior(device=device)
 demo = data.demo_images(prior.image_size)
 names = ["astronaut", "coffee"]
 photos = torch.stack([demo[name] for name in names]).to(device)
@@ -381,7 +377,7 @@ bullets(
 # triples.
 
 # %%
-cuts = {"block:0": client, "block:12": zoo.load_client(at="block:12", device=device)}
+cuts = {"block:0": client, "block:12": load_client(at="block:12", device=device)}
 samples = {}
 for at, cut in cuts.items():
     with torch.no_grad():

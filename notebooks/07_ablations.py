@@ -37,12 +37,7 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import data, zoo
-from dragkit.attacks.drag import drag
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
-from dragkit.distance import cosine_distance
-from dragkit.measures import metrics
+from dragkit import DragConfig, Message, cosine_distance, data, drag, load_client, load_prior, metrics
 from dragkit.measures.readout import fit_readout
 from draglab.chapters import ch07_ablations as chapter
 from draglab.pages import pages, plots
@@ -51,7 +46,7 @@ from draglab.pages.study import study
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 config = DragConfig.small({"ci": 80, "laptop": 200, "colab": 400, "paper": 1000}[budget])
-prior = zoo.load_prior(device=device)
+prior = load_prior(device=device)
 demo = data.demo_images(prior.image_size)
 names = ["astronaut", "coffee"]
 photos = torch.stack([demo[name] for name in names]).to(device)
@@ -66,7 +61,7 @@ photos = torch.stack([demo[name] for name in names]).to(device)
 # %%
 runs, unit, similarity = {}, {}, {}
 for at in ("block:3", "block:12"):
-    client = zoo.load_client(at=at, device=device)
+    client = load_client(at=at, device=device)
     with torch.no_grad():
         h = client(photos)
         tokens = client.tokens(h)

@@ -40,16 +40,12 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import data, zoo
+from dragkit import DragConfig, Message, ThreatModel, cosine_distance, data, load_client, zoo
 from dragkit.attacks.descent import step
 from dragkit.attacks.glass import GlassConfig, Search, divergence
 from dragkit.attacks.image_prior import ImagePriorConfig, SkipNetwork
 from dragkit.attacks.inverse import inverse
-from dragkit.attacks.message import Message
 from dragkit.attacks.rmle import RmleConfig, patch_prior, total_variation
-from dragkit.attacks.threat import ThreatModel
-from dragkit.config import DragConfig
-from dragkit.distance import cosine_distance
 from dragkit.measures import identification
 from dragkit.methods import METHODS, Method, Setting
 from dragkit.priors.inverse_network import InverseNetwork
@@ -65,7 +61,7 @@ from draglab.training.inverse import InverseTask
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:9"
-client = zoo.load_client(at=at, device=device)
+client = load_client(at=at, device=device)
 known = Knowledge(zoo.CLIENT, at, zoo.PRIOR, device)
 demo = data.demo_images(64)
 names = ["astronaut", "coffee"]
@@ -521,7 +517,7 @@ retrieval.show(chapter.easiest)
 # <details><summary>Solution</summary>
 #
 # ```python
-# from dragkit.measures import metrics
+# from dragkit import metrics
 #
 # eight_times = Message(h[:1].expand(8, -1, -1), client)
 # many = METHODS["drag"].run(eight_times, known, Setting(settings["drag"], seed)).images
@@ -542,7 +538,7 @@ retrieval.show(chapter.easiest)
 # <details><summary>Solution</summary>
 #
 # ```python
-# from dragkit.measures import metrics
+# from dragkit import metrics
 #
 # for factor in (1, 10):
 #     config = RmleConfig(iterations=4 * turns * factor)
