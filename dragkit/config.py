@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import dataclass, fields, replace
 from math import ceil, sqrt
 from typing import Literal, get_args
@@ -159,6 +161,15 @@ class DragConfig:
             if all(getattr(preset, key) == value for key, value in mine.items()):
                 return name if name == "published" and self.recurrence == 16 else f"{name}, k={self.recurrence}"
         return f"own settings, k={self.recurrence}"
+
+    def describe(self) -> list[tuple[str, object, str]]:
+        """Every field with its value here and what it means, in the words of this class's documentation."""
+        attributes = (inspect.getdoc(DragConfig) or "").partition("Attributes:\n")[2]
+        meanings: dict[str, str] = {}
+        for entry in re.split(r"\n(?= {4}\w)", attributes):
+            names, _, meaning = " ".join(entry.split()).partition(": ")
+            meanings |= dict.fromkeys(names.split(", "), meaning)
+        return [(f.name, getattr(self, f.name), meanings.get(f.name, "")) for f in fields(self)]
 
     def rate_at(self, t: int, num_train_timesteps: int) -> float:
         """Guidance rate at timestep `t`; 0 outside the window."""

@@ -34,24 +34,19 @@ if "google.colab" in sys.modules:
 budget = "ci"  # how many turns the two live attacks may take
 seed = 0
 
-# %%
-import dataclasses
-
+# %% tags=["hide-input"]
 import torch
 
-from dragkit import data, zoo
-from dragkit.attacks.drag import drag
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
-from dragkit.distance import cosine_distance
-from dragkit.measures import intervals, metrics
+from dragkit import DragConfig, Message, cosine_distance, data, drag, load_client, load_prior, metrics
 from dragkit.measures.readout import fit_readout
+from draglab.chapters import ch07_ablations as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
+from draglab.pages.study import study
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 config = DragConfig.small({"ci": 80, "laptop": 200, "colab": 400, "paper": 1000}[budget])
-prior = zoo.load_prior(device=device)
+prior = load_prior(device=device)
 demo = data.demo_images(prior.image_size)
 names = ["astronaut", "coffee"]
 photos = torch.stack([demo[name] for name in names]).to(device)
@@ -66,51 +61,31 @@ photos = torch.stack([demo[name] for name in names]).to(device)
 # %%
 runs, unit, similarity = {}, {}, {}
 for at in ("block:3", "block:12"):
-    client = zoo.load_client(at=at, device=device)
+    client = load_client(at=at, device=device)
     with torch.no_grad():
         h = client(photos)
         tokens = client.tokens(h)
         unit[at] = float(cosine_distance(tokens, tokens.roll(1, 0)).mean())
     runs[at] = drag(Message(h, client), prior, config, seeds=seed)
     similarity[at] = metrics.ms_ssim(runs[at].images, photos)
-    record(f"ms_ssim_{at.replace(':', '_')}", similarity[at], atol=0.1)
-    record(f"distance_{at.replace(':', '_')}", runs[at].distance, atol=0.06)
-    record(f"unit_{at.replace(':', '_')}", unit[at], atol=0.005)
 
-# %% mystnb={"image": {"alt": "Three rows of two pictures: the photos, and reconstructions from block 3 and from block 12", "classes": "dark-light"}, "figure": {"caption": "The same attack at two depths. Under each picture: MS-SSIM to the photo and IR distance to the message.", "name": "fig-depth"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three rows of two pictures: the photos, and reconstructions from block 3 and from block 12", "classes": "dark-light"}, "figure": {"caption": "The same attack at two depths. Under each picture: MS-SSIM to the photo and IR distance to the message.", "name": "fig-depth"}}
+for at, run in runs.items():
+    record(f"ms_ssim_{at.replace(':', '_')}", similarity[at], atol=0.1)
+    record(f"distance_{at.replace(':', '_')}", run.distance, atol=0.06)
+    record(f"unit_{at.replace(':', '_')}", unit[at], atol=0.005)
 record_panel("depth", torch.cat([run.images for run in runs.values()]), min_ssim=0.4)
 plots.image_rows(
     {"photo": photos, **{at: run.images for at, run in runs.items()}},
     names,
-    {
-        at: [f"{s:.2f}, distance {d:.3f}" for s, d in zip(similarity[at].tolist(), run.distance.tolist(), strict=True)]
-        for at, run in runs.items()
-    },
+    {at: pages.captions(similarity[at].tolist(), run.distance.tolist()) for at, run in runs.items()},
 )
 
-# %%
-relative = {at: float(run.distance.mean()) / unit[at] for at, run in runs.items()}
-pages.table(
-    ["mean of two photos", "MS-SSIM", "IR distance", "between the photos", "relative"],
-    [
-        [at, float(similarity[at].mean()), float(run.distance.mean()), unit[at], relative[at]]
-        for at, run in runs.items()
-    ],
-)
+# %% tags=["hide-input"]
+chapter.depths(runs, similarity, unit)
 
-# %%
-fell = float(similarity["block:12"].mean()) < float(similarity["block:3"].mean())
-print("At block 12 the pictures are", "further from" if fell else "no further from", "the photos than at block 3.")
-nearer = relative["block:12"] < relative["block:3"]
-print(
-    "In units of another photo's distance, the message is fitted", "better" if nearer else "no better", "at block 12."
-)
-if fell and nearer:
-    print("The message is easier to fit and the photo harder to find: so it looks if more pictures share a message.")
-elif fell:
-    print("In these units the search itself got harder; whether information is lost too, this run cannot say.")
-else:
-    print("On these two photos depth did no harm at this budget.")
+# %% tags=["hide-input"]
+chapter.what_depth_did(runs, similarity, unit)
 
 # %% [markdown]
 # ## What is in the message, without any attack
@@ -131,35 +106,12 @@ pages.source(fit_readout)
 # The recorded comparison on the published ViT-S, `deep`, used it to choose its cut: from the last block upwards,
 # the first at which the linear map reaches an MS-SSIM of 0.6 on training photos it has not seen.
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per block of the published ViT-S: MS-SSIM of the photo that a linear map reads from the message", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of a linear readout of the message, mean and 95 % interval, by block (ViT-S, unseen training photos).", "name": "fig-readout"}}
-deep = pages.recorded("deep")
-read = {at: tuple(interval) for at, interval in deep["linear_readout_ms_ssim"].items()} if deep else {}
-if not deep:
-    print(pages.missing("deep"))
-elif not read:
-    print("The recorded run was given its cut by hand, so it holds no linear readout.")
-plots.intervals(read, "MS-SSIM of a linear readout") if read else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per block of the published ViT-S: MS-SSIM of the photo that a linear map reads from the message", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of a linear readout of the message, mean and 95 % interval, by block (ViT-S, unseen training photos).", "name": "fig-readout"}}
+deep = study("deep")
+deep.show(chapter.readouts)
 
-
-# %%
-def read_deep(result):
-    """What the linear readout says about the attacks at the chosen cut, in sentences."""
-    at, read = result["at"], result["linear_readout_ms_ssim"]
-    for method in ("DRAG", "rMLE"):
-        mean, (low, high) = result["rows"][method]["ms_ssim"]["mean"], result["rows"][method]["ms_ssim"]["ci"]
-        line = f"{at}: {method} reaches an MS-SSIM of {mean:.3f} ({low:.3f} to {high:.3f})"
-        if at not in read:
-            print(line + ".")
-        elif high < read[at][1]:
-            print(f"{line}, less than a linear map reads ({read[at][0]:.3f}). It left something in the message.")
-        elif low > read[at][2]:
-            print(f"{line}, more than a linear map reads ({read[at][0]:.3f}).")
-        else:
-            print(f"{line}; a linear map reads {read[at][0]:.3f}. Not told apart.")
-
-
-if deep:
-    read_deep(deep)
+# %% tags=["hide-input"]
+deep.show(chapter.against_readout)
 
 # %% [markdown]
 # The two numbers come from different photos (training and validation), so their intervals are compared, and not photo
@@ -172,103 +124,39 @@ if deep:
 # small models that were chosen on training photos (below).
 
 # %%
-base = DragConfig.small(100)
-settings = {f.name: getattr(base, f.name) for f in dataclasses.fields(DragConfig)}
-changed = {name: value for name, value in settings.items() if value != getattr(DragConfig.paper(), name)}
-print("DragConfig.small(100), where it differs from the published settings:", changed)
+# DragConfig.small(100), where it differs from the published settings:
+pages.changed(DragConfig.small(100), DragConfig.paper())
 
+# %% tags=["hide-input"]
+ablations = study("ablations")
+ablations.origin
 
-# %%
-def differences(result, to, metric, only=None):
-    """Paired difference of every attack to the row `to`, with its interval."""
-    values = {
-        name: row["per_photo"][metric]
-        for name, row in result["rows"].items()
-        if "distance" in row and name != to and (only is None or name in only)
-    }
-    return {name: intervals.paired_difference(v, result["rows"][to]["per_photo"][metric]) for name, v in values.items()}
-
-
-def verdict(interval, worse="higher"):
-    """In words, whether an interval of (variant - base) excludes zero, and on which side."""
-    if interval.low == interval.high == 0:
-        return "the same pictures"
-    if interval.low <= 0 <= interval.high:
-        return "not told apart"
-    return "worse" if (interval.low > 0) == (worse == "higher") else "better"
-
-
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per variant of DRAG and per reference row: mean ST-LPIPS to the photo after block 12", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval, one ingredient changed at a time, block 12.", "name": "fig-ablations"}}
-ablations = pages.recorded("ablations")
-print(pages.origin(ablations) if ablations else pages.missing("ablations"))
-block12 = pages.at_block(ablations, "block:12") if ablations else None
-plots.intervals(pages.summaries(block12, "st_lpips"), "ST-LPIPS") if ablations else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per variant of DRAG and per reference row: mean ST-LPIPS to the photo after block 12", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval, one ingredient of DRAG (small, k=1) changed at a time, block 12.", "name": "fig-ablations"}}
+ablations.at("block:12").intervals("st_lpips")
 
 # %% [markdown]
 # These bars are mostly the spread of the *photos*: some are easy for every variant. That two bars overlap therefore
 # says nothing. The comparison is made photo by photo: the variant's value minus DRAG's, and then the mean with its
 # interval.
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per variant: mean paired difference in ST-LPIPS to DRAG; to the right of zero the variant is worse", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS of the variant minus that of DRAG on the same photo, mean and 95 % interval. Right of zero: the change makes it worse.", "name": "fig-ablation-differences"}}
-changes = {m: differences(block12, "DRAG", m) if ablations else {} for m in ("st_lpips", "ms_ssim")}
-found = {name: tuple(interval) for name, interval in changes["st_lpips"].items()}
-plots.intervals({"DRAG": 0.0, **found}, "ST-LPIPS minus DRAG's") if ablations else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per variant: mean paired difference in ST-LPIPS to DRAG; to the right of zero the variant is worse", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS of the variant minus that of DRAG (small, k=1) on the same photo, mean and 95 % interval. Right of zero: the change makes it worse.", "name": "fig-ablation-differences"}}
+ablations.at("block:12").show(chapter.differences)
 
+# %% tags=["hide-input"]
+ablations.at("block:12").show(chapter.verdicts)
 
-# %%
-def read_ablations(changes):
-    """Both metrics' differences and verdicts, one row per variant."""
-    rows = []
-    for name, lpips in changes["st_lpips"].items():
-        ssim = changes["ms_ssim"][name]
-        both = verdict(lpips), verdict(ssim, worse="lower")
-        rows.append([name, f"{lpips.mean:+.3f}", both[0], f"{ssim.mean:+.3f}", both[1]])
-    return rows
-
-
-verdicts = read_ablations(changes)
-header = ["changed", "ST-LPIPS, difference", "by its interval", "MS-SSIM, difference", "by its interval"]
-pages.table(header, verdicts) if ablations else None
-
-# %%
-for what in ("worse", "better"):
-    both = [row[0] for row in verdicts if row[2] == row[4] == what]
-    if ablations:
-        print(f"{what.capitalize()} than DRAG by both metrics: {', '.join(both) or 'none'}.")
-if ablations:
-    split = [row[0] for row in verdicts if {row[2], row[4]} == {"worse", "better"}]
-    print(f"Worse by one and better by the other: {', '.join(split) or 'none'}.")
-    open_ = [row[0] for row in verdicts if row[2] == row[4] == "not told apart"]
-    print(f"Not told apart from DRAG by either: {', '.join(open_) or 'none'}.")
-    print(
-        f"{len(verdicts)} comparisons in two metrics: with 95 % intervals, about {0.05 * 2 * len(verdicts):.0f} of "
-        f"{2 * len(verdicts)} verdicts would come out by chance if no change mattered."
-    )
+# %% tags=["hide-input"]
+ablations.at("block:12").show(chapter.by_both)
 
 # %% [markdown]
 # The same changes in the middle of the network, after block 6, beside those after block 12:
 
 
-# %%
-def at_both(result, metric="st_lpips"):
-    """Differences of a metric and their verdicts at block 6 and at block 12, one row per variant."""
-    found = [differences(pages.at_block(result, at), "DRAG", metric) for at in ("block:6", "block:12")]
-    return [
-        [name, *(cell for gaps in found for cell in (f"{gaps[name].mean:+.3f}", verdict(gaps[name])))]
-        for name in found[0]
-    ]
+# %% tags=["hide-input"]
+ablations.show(chapter.at_both)
 
-
-both = at_both(ablations) if ablations and "DRAG, block:6" in ablations["rows"] else []
-header = ["changed", "block 6, ST-LPIPS", "by its interval", "block 12, ST-LPIPS", "by its interval"]
-pages.table(header, both) if both else print("Block 6 has not been recorded here.")
-
-# %%
-if both:
-    opposed = [row[0] for row in both if {row[2], row[4]} == {"worse", "better"}]
-    print(f"Worse at one depth and better at the other: {', '.join(opposed) or 'none'}.")
-    twice = [row[0] for row in both if row[2] == row[4] == "worse"]
-    print(f"Worse at both depths: {', '.join(twice) or 'none'}.")
+# %% tags=["hide-input"]
+ablations.show(chapter.opposed_by_depth)
 
 # %% [markdown]
 # How to read it, and how not to.
@@ -286,45 +174,15 @@ if both:
 #
 # The guidance rate once more, now measured. Too low ignores the message, too high leaves the prior.
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per guidance rate: mean ST-LPIPS to the photo, and the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval, by guidance rate, block 12.", "name": "fig-rate-sweep"}}
-rates = pages.recorded("rates")
-print(pages.origin(rates) if rates else pages.missing("rates"))
-plots.intervals(pages.summaries(pages.at_block(rates, "block:12"), "st_lpips"), "ST-LPIPS") if rates else None
+# %% tags=["hide-input"]
+rates = study("rates")
+rates.origin
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per guidance rate: mean ST-LPIPS to the photo, and the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval, by guidance rate, block 12.", "name": "fig-rate-sweep"}}
+rates.at("block:12").intervals("st_lpips")
 
-# %%
-def best_row(result, metric):
-    """The attack's row of the best mean."""
-    sign = 1 if metrics.DIRECTION[metric] == "lower" else -1
-    tried = {name: row for name, row in result["rows"].items() if "distance" in row}
-    return min(tried, key=lambda name: sign * tried[name][metric]["mean"])
-
-
-def read_rates(result):
-    """Where the optimum lies, whether it is told from the ends, and what the attacker would choose."""
-    tried = [name for name, row in result["rows"].items() if "distance" in row]
-    best = best_row(result, "st_lpips")
-    print(f"Lowest ST-LPIPS: {best}. Highest MS-SSIM: {best_row(result, 'ms_ssim')}.")
-    ends = differences(result, best, "st_lpips", only=(tried[0], tried[-1]))
-    for name, gap in ends.items():
-        print(f"{name} minus {best}: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}), {verdict(gap)}.")
-    if len(ends) == 2 and all(verdict(gap) == "worse" for gap in ends.values()):
-        print("So the optimum lies inside the range, and both ends are worse: the trade-off is there.")
-    elif len(ends) == 2:
-        print("The best mean lies inside the range, but not both ends are told apart from it.")
-    else:
-        print("The best rate is the end of the range: this sweep does not bracket an optimum.")
-    mean = {name: sum(result["rows"][name]["distance"]) / len(result["rows"][name]["distance"]) for name in tried}
-    seen = min(mean, key=mean.get)
-    print(f"The attacker sees the IR distance only. It is smallest at {seen} ({mean[seen]:.3f}).")
-    if seen != best:
-        gap = differences(result, best, "st_lpips", only=(seen,))[seen]
-        print(f"Choosing by it costs {gap.mean:+.3f} in ST-LPIPS ({gap.low:+.3f} to {gap.high:+.3f}), {verdict(gap)}.")
-
-
-for cut in reversed(rates["blocks"]) if rates else ():
-    print(f"After {cut}:")
-    read_rates(pages.at_block(rates, cut))
+# %% tags=["hide-input"]
+rates.show(chapter.optimum)
 
 # %% [markdown]
 # The best rate is named *after* looking at these photos. That is fine for the question of the sweep, which is whether
@@ -336,41 +194,18 @@ for cut in reversed(rates["blocks"]) if rates else ():
 # turns. Most of the others have cheaper iterations, so they get more of them ([chapter 8](08_baselines.ipynb) explains the
 # methods). The inverse network answers at once and has one value.
 
-# %% mystnb={"image": {"alt": "Curves with bands over the budget in turns of DRAG: mean ST-LPIPS of each method, and a horizontal line for the inverse network", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against the budget, in turns of DRAG; the others have the same seconds. Means and 95 % intervals, block 12.", "name": "fig-budgets"}}
-budgets = pages.recorded("budgets")
-print(pages.origin(budgets) if budgets else pages.missing("budgets"))
+# %% tags=["hide-input"]
+budgets = study("budgets")
+budgets.origin
 
-spent = pages.by_turns(budgets, "st_lpips") if budgets else {}
-plots.over_budgets(
-    spent, ylabel="ST-LPIPS", levels={"inverse network": budgets["rows"]["inverse network"]["st_lpips"]["mean"]}
-) if budgets else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Curves with bands over the budget in turns of DRAG: mean ST-LPIPS of each method, and a horizontal line for the inverse network", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against the budget, in turns of DRAG (small, k=1); the others have the same seconds. Means and 95 % intervals, block 12.", "name": "fig-budgets"}}
+budgets.show(chapter.over_time)
 
+# %% tags=["hide-input"]
+budgets.show(chapter.last_doubling)
 
-# %%
-def read_budgets(result, methods):
-    """DRAG against every other method at each budget, and each method against itself at twice the budget."""
-    rows = result["rows"]
-    tried = sorted({row["turns"] for row in rows.values() if "turns" in row})
-    told = []
-    for turns in tried:
-        cells: list[object] = [turns, f"{rows[f'DRAG, {turns} turns']['seconds_per_photo']:.1f}"]
-        for rival in methods:
-            if rival != "DRAG":
-                ours, theirs = (rows[f"{m}, {turns} turns"]["per_photo"]["st_lpips"] for m in ("DRAG", rival))
-                gap = intervals.paired_difference(ours, theirs)
-                cells.append(f"{gap.mean:+.3f}, {verdict(gap)}")
-        told.append(cells)
-    a, b = tried[-2:]
-    for method in methods:
-        more, less = (rows[f"{method}, {n} turns"]["per_photo"]["st_lpips"] for n in (b, a))
-        gap = intervals.paired_difference(more, less)
-        print(
-            f"{method}, {a} to {b} turns: ST-LPIPS {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}), {verdict(gap)}."
-        )
-    return pages.table(["turns", "s per photo", *(f"DRAG - {m}" for m in methods if m != "DRAG")], told)
-
-
-read_budgets(budgets, list(spent)) if budgets else None
+# %% tags=["hide-input"]
+budgets.show(chapter.against_rivals)
 
 # %% [markdown]
 # Seconds were equalised by timing the attacks side by side first, on a machine that had other things to do: take their
@@ -383,35 +218,18 @@ read_budgets(budgets, list(spent)) if budgets else None
 # the best trial at a time. The best is the one with the lowest ST-LPIPS in the mean over both cuts. The log is kept
 # whole, with the losers. The tables compare each setting with the winner, photo by photo.
 
-# %%
-search = pages.recorded("search")
-print(pages.origin(search) if search else pages.missing("search"))
+# %% tags=["hide-input"]
+search = study("search")
+search.origin
 
+# %% tags=["hide-input"]
+search.show(chapter.leaders, "block:0")
 
-def read_search(result, at, shown=5):
-    """The winner, the next settings, the published and the worst at one cut, each with its difference to the winner."""
-    rows = pages.at_block(result, at)
-    is_winner = {name: row["config"] == result["winner"] for name, row in rows["rows"].items()}
-    winner = next(name for name, yes in is_winner.items() if yes)
-    gaps = differences(rows, winner, "st_lpips")
-    order = sorted(rows["rows"], key=lambda name: rows["rows"][name]["st_lpips"]["mean"])
-    published = next(iter(rows["rows"]))  # the first trial
-    kept = [n for i, n in enumerate(order) if i < shown or n in (winner, published) or i == len(order) - 1]
-    table = []
-    for name in kept:
-        row = rows["rows"][name]
-        told = f"{gaps[name].mean:+.3f}, {verdict(gaps[name])}" if name in gaps else "the winner"
-        place = f"{order.index(name) + 1}. {name}{' (published)' if name == published else ''}"
-        table.append([place, row["st_lpips"]["mean"], row["ms_ssim"]["mean"], told])
-    close = sum(verdict(gap) == "not told apart" for gap in gaps.values())
-    print(f"{at}: of {len(gaps)} other settings, {close} are not told apart from the winner on these photos.")
-    return pages.table([f"{len(order)} settings at {at}", "ST-LPIPS", "MS-SSIM", "minus the winner"], table)
+# %% tags=["hide-input"]
+search.show(chapter.leaders, "block:12")
 
-
-read_search(search, "block:0") if search else None
-
-# %%
-read_search(search, "block:12") if search else None
+# %% tags=["hide-input"]
+search.show(chapter.ties)
 
 # %% [markdown]
 # The best of many settings on a few photos is partly the luckiest of many. Its advantage on *these* photos is an
@@ -419,12 +237,8 @@ read_search(search, "block:12") if search else None
 #
 # ## Summary
 
-# %%
-if ablations:
-    for name, lpips, by_lpips, ssim, by_ssim in verdicts:
-        print(f"{name}: {by_lpips} by ST-LPIPS ({lpips}), {by_ssim} by MS-SSIM ({ssim}).")
-else:
-    print("The ablation has not been recorded here, so this page has no verdict on any ingredient.")
+# %% tags=["hide-input"]
+ablations.at("block:12").show(chapter.summary)
 
 # %% [markdown]
 # - Depth acts in two ways that look alike: the message may determine less, or the search may get harder. A linear
@@ -453,7 +267,7 @@ else:
 #
 # ```python
 # for rate in (0.1, 0.2, 0.45):
-#     print(rate, drag(h, client, prior, config.with_(smoothing="none", guidance_rate=rate), seeds=seed))
+#     print(rate, drag(Message(h, client), prior, config.with_(smoothing="none", guidance_rate=rate), seeds=seed))
 # ```
 #
 # A spherical step uses the direction only, so the rate means the same with and without Adam. What differs is how

@@ -37,33 +37,31 @@ if "google.colab" in sys.modules:
 budget = "ci"  # how much time each method gets
 seed = 0
 
-# %%
-from importlib import import_module
-
+# %% tags=["hide-input"]
 import torch
 
-from dragkit import data, zoo
+from dragkit import DragConfig, Message, ThreatModel, cosine_distance, data, load_client, zoo
 from dragkit.attacks.descent import step
 from dragkit.attacks.glass import GlassConfig, Search, divergence
 from dragkit.attacks.image_prior import ImagePriorConfig, SkipNetwork
-from dragkit.attacks.message import Message
+from dragkit.attacks.inverse import inverse
 from dragkit.attacks.rmle import RmleConfig, patch_prior, total_variation
-from dragkit.config import DragConfig
-from dragkit.distance import cosine_distance
-from dragkit.measures import identification, metrics
+from dragkit.measures import identification
 from dragkit.methods import METHODS, Method, Setting
 from dragkit.priors.inverse_network import InverseNetwork
 from dragkit.priors.sampling import ddim_sample
 from dragkit.zoo.knowledge import Knowledge
 from draglab import tables
+from draglab.chapters import ch08_baselines as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
+from draglab.pages.study import study
 from draglab.studies.budget import available
 from draglab.training.inverse import InverseTask
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:9"
-client = zoo.load_client(at=at, device=device)
+client = load_client(at=at, device=device)
 known = Knowledge(zoo.CLIENT, at, zoo.PRIOR, device)
 demo = data.demo_images(64)
 names = ["astronaut", "coffee"]
@@ -74,8 +72,8 @@ with torch.no_grad():
 # %% [markdown]
 # ## One contract
 #
-# Every attack of this library is called in the same way, `attack(h, client, prior, config, ...)`, and gives a
-# `Reconstruction`. It receives the message, the client's half and something that it knows about photos. It never
+# Every attack of this library is called in the same way, `attack(message, prior, config, ...)`, and gives a
+# `Reconstruction`. It receives the message with the client's half, and something that it knows about photos. It never
 # receives the photo. So a method is a row of a table:
 
 # %%
@@ -85,45 +83,19 @@ pages.source(Method)
 # Each module states what its attacker needs, and a run under a weaker threat model is refused. This table is made from
 # those statements:
 
-# %%
-modules = {
-    "inverse": "inverse",
-    "rmle": "rmle",
-    "lm": "likelihood",
-    "glass": "glass",
-    "glass++": "glass",
-    "drag": "drag",
-    "drag++": "dragpp",
-}
-brings = {"diffusion": "diffusion model", "network": "inverse network", "gan": "GAN"}
-attacks = {name: import_module(f"dragkit.attacks.{module}") for name, module in modules.items()}
-needs = {METHODS[name].label: attacks[name].NEEDS for name in modules}
-uses = {METHODS[name].label: METHODS[name].uses for name in modules}
-needs["GLASS++"] = attacks["glass++"].NEEDS_ENCODER
-yes = {True: "yes", False: "no"}
-pages.table(
-    ["method", "brings", "client's weights", "public photos"],
-    [
-        [
-            label,
-            " and ".join(brings.get(kind, kind) for kind in uses[label]) or "nothing",
-            yes[need.weights],
-            yes[need.public_data],
-        ]
-        for label, need in needs.items()
-    ],
-)
+# %% tags=["hide-input"]
+chapter.needs()
 
 # %% [markdown]
 # Two things that the table cannot say. "Public photos" means photos to train *for this client and this cut*. A GAN or a
 # diffusion model was trained on photos as well, but by somebody else and for any victim: it is downloaded. And an inverse
-# network wants pairs of photo and message, no gradient; somebody who may call the client as often as he likes can make
+# network wants pairs of photo and message, no gradient; somebody who may call the client as often as they like can make
 # them without its weights.
 
 # %%
 if "inverse" in available(zoo.CLIENT, at):
     try:
-        attacks["inverse"].inverse(h, client, known.network, threat=attacks["drag"].NEEDS)
+        inverse(Message(h, client), known.network, threat=ThreatModel(weights=True))
     except PermissionError as refused:
         print(refused)
 
@@ -148,13 +120,8 @@ if "inverse" in available(zoo.CLIENT, at):
 # %%
 pages.source(InverseNetwork.predict, InverseTask.loss)
 
-# %%
-shipped = zoo.inverse_name(zoo.CLIENT, at)
-if shipped in zoo.names():
-    card = zoo.card(shipped)
-    print(f"{shipped} was trained with `{card['command']}`.")
-else:
-    print(f"Not available: {shipped}. `dragkit train inverse --client {zoo.CLIENT} --at {at} --ship` makes it.")
+# %% tags=["hide-input"]
+chapter.inverse_network(at)
 
 # %% [markdown]
 # ## rMLE: search among pixels
@@ -207,12 +174,8 @@ pages.source(SkipNetwork)
 # %%
 pages.source(divergence, Search.descend_z, Search.render_w_plus)
 
-# %%
-if zoo.GAN in zoo.names():
-    print(f"The generator is {zoo.GAN}, trained with `{zoo.card(zoo.GAN)['command']}`.")
-else:
-    print(f"Not available: {zoo.GAN}. No GAN is shipped yet: training one needs a GPU, and none was at hand.")
-    print("`dragkit train gan --device cuda --ship` makes it. Until then GLASS has no row on this page.")
+# %% tags=["hide-input"]
+chapter.generator()
 
 # %% [markdown]
 # ## DRAG: search among the pictures of a diffusion model
@@ -250,73 +213,50 @@ settings = {
     "drag": few_turns if budget == "ci" else DragConfig.small(turns),
 }
 if budget == "paper":
-    settings |= {"rmle": RmleConfig.paper(), "lm": ImagePriorConfig.paper(), "glass": GlassConfig.paper()}
-    settings |= {"glass++": GlassConfig.paper_plus()}
-    settings["drag"] = DragConfig.paper()
-here = [name for name in settings if name in available(zoo.CLIENT, at)]
-absent = [METHODS[name].label for name in settings if name not in here]
-print("Methods whose models are at hand: " + ", ".join(METHODS[name].label for name in here) + ".")
-if absent:
-    print("Missing: " + ", ".join(absent) + ".")
+    settings |= {"rmle": RmleConfig.paper(), "lm": ImagePriorConfig.paper()}
+    settings |= {"glass": GlassConfig.paper(), "glass++": GlassConfig.paper_plus()}
+    settings |= {"drag": DragConfig.paper()}
 
-runs = {name: METHODS[name].run(Message(h, client), known, Setting(settings[name], seed)) for name in here}
-images = {METHODS[name].label: run.images for name, run in runs.items()}
-distance = {METHODS[name].label: run.distance for name, run in runs.items()}
+# %%
+message = Message(h, client)
+here = [name for name in settings if name in available(zoo.CLIENT, at)]
+results = {
+    name: METHODS[name].run(message, known, Setting(settings[name], seed))
+    for name in here
+}
+
+# %% tags=["hide-input"]
+chapter.at_hand(here, list(settings))
 
 # %% [markdown]
 # Two neighbours as always: what the prior draws without the message, and the decoder's round trip of the photo. A flat
 # grey picture is the floor of the table.
 
-# %%
+# %% tags=["hide-input"]
+runs = {chapter.label(name, settings[name]): run for name, run in results.items()}
 with torch.no_grad():
     references = {
         "flat grey": torch.full_like(photos, 0.45),
         "prior only": ddim_sample(known.diffusion, range(seed, seed + len(photos)), 40, eta=1.0),
         "decoder ceiling": known.diffusion.decode(known.diffusion.encode(photos)).clamp(0, 1),
     }
+    distance = {label: run.distance for label, run in runs.items()}
     distance |= {name: cosine_distance(client.tokens(client(x)), client.tokens(h)) for name, x in references.items()}
-scores = {label: tables.score(x, photos) for label, x in (images | references).items()}
+images = {label: run.images for label, run in runs.items()} | references
+scores = {label: tables.score(x, photos) for label, x in images.items()}
 
-
-def mean(values):
-    """Mean over the photos."""
-    return float(torch.as_tensor(values).mean())
-
-
-# %% mystnb={"image": {"alt": "Rows of two pictures: the photos, then the reconstructions of each method from the same two messages, then the decoder's round trip", "classes": "dark-light"}, "figure": {"caption": "The same two messages, for about the same time. Under each picture: MS-SSIM to the photo and IR distance to the message.", "name": "fig-baselines"}}
-for name, run in runs.items():
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Rows of two pictures: the photos, then the reconstructions of each method from the same two messages, then the decoder's round trip", "classes": "dark-light"}, "figure": {"caption": "The same two messages, for about the same time. Under each picture: MS-SSIM to the photo and IR distance to the message.", "name": "fig-baselines"}}
+for name, run in results.items():
     key = name.replace("+", "p")
     record(f"distance_{key}", run.distance, atol=0.06)
-    record(f"ms_ssim_{key}", scores[METHODS[name].label]["ms_ssim"], atol=0.1)
+    record(f"ms_ssim_{key}", scores[chapter.label(name, settings[name])]["ms_ssim"], atol=0.1)
     record_panel(key, run.images, min_ssim=0.4)
-shown = images | {"decoder ceiling": references["decoder ceiling"]}
-plots.image_rows(
-    {"photo": photos, **shown},
-    names,
-    {
-        label: [
-            f"{s:.2f}, distance {d:.2f}"
-            for s, d in zip(scores[label]["ms_ssim"], distance[label].tolist(), strict=True)
-        ]
-        for label in shown
-    },
-)
+shown = {label: images[label] for label in (*runs, "decoder ceiling")}
+under = {label: pages.captions(scores[label]["ms_ssim"], distance[label].tolist()) for label in shown}
+plots.image_rows({"photo": photos, **shown}, names, under)
 
-# %%
-cost = {METHODS[name].label: (run.nfe, f"{run.seconds / len(h):.1f}") for name, run in runs.items()}
-rows = [
-    [
-        label,
-        *cost.get(label, ("-", "-")),
-        mean(distance[label]),
-        *(mean(scores[label][m]) for m in ("ms_ssim", "st_lpips")),
-        f"{mean(scores[label]['psnr']):.1f}",
-    ]
-    for label in (*images, *references)
-]
-pages.table(
-    ["mean of two photos", "iterations", "s per photo", "IR distance", "MS-SSIM", "ST-LPIPS", "PSNR (dB)"], rows
-)
+# %% tags=["hide-input"]
+chapter.compared(runs, distance, scores)
 
 # %% [markdown]
 # Take the seconds for what they are, a single timing on a machine that may be doing other things. IR distance and
@@ -330,36 +270,8 @@ pages.table(
 # Of all these columns the attacker sees one: the IR distance. Is it a guide to the others?
 
 
-# %%
-def winners(distances, values):
-    """Which row comes first by each measure; ST-LPIPS and IR distance are better when low."""
-    best = {"IR distance": min(distances, key=lambda label: mean(distances[label]))}
-    for metric in ("st_lpips", "ms_ssim", "psnr"):
-        choose = max if metrics.DIRECTION[metric] == "higher" else min
-        best[metrics.LABELS[metric]] = choose(values, key=lambda label: mean(values[label][metric]))
-    return best
-
-
-first = winners({label: distance[label] for label in images}, {label: scores[label] for label in images})
-print("First by each measure: " + ", ".join(f"{measure}: {label}" for measure, label in first.items()) + ".")
-chosen, closest = first["IR distance"], first["ST-LPIPS"]
-if chosen != closest:
-    print(
-        f"The lowest IR distance is that of {chosen} ({mean(distance[chosen]):.3f}), the lowest ST-LPIPS that of {closest} "
-        f"({mean(scores[closest]['st_lpips']):.3f}, {chosen} has {mean(scores[chosen]['st_lpips']):.3f}). "
-        "Choosing by the attacker's number would choose another picture."
-    )
-else:
-    print(f"On these two photos {chosen} comes first by both. The recorded runs below say how often that is so.")
-ceiling = mean(distance["decoder ceiling"])
-under = [label for label in images if mean(distance[label]) < ceiling]
-if under:
-    print(
-        f"Nearer to the message than the photo itself after the decoder's round trip ({ceiling:.3f}): {', '.join(under)}."
-    )
-if first["PSNR (dB)"] == "inverse network" and "DRAG" in scores:
-    gap = mean(scores["inverse network"]["psnr"]) - mean(scores["DRAG"]["psnr"])
-    print(f"The inverse network leads DRAG by {gap:.1f} dB in PSNR. If both were ideal it would be 3.0 dB.")
+# %% tags=["hide-input"]
+chapter.trap(list(runs), distance, scores)
 
 # %% [markdown]
 # How can a picture that is further from the photo be nearer to the message? The client maps many pictures to nearly one
@@ -369,21 +281,13 @@ if first["PSNR (dB)"] == "inverse network" and "DRAG" in scores:
 #
 # The course of the distance shows the same. Each curve is a method's own time, from its first iteration to its last:
 
-# %% mystnb={"image": {"alt": "Falling curves of the IR distance against the share of the budget, one per iterative method, with horizontal lines for prior-only pictures and the decoder ceiling, on a logarithmic scale", "classes": "dark-light"}, "figure": {"caption": "IR distance of the estimate against the share of each method's iterations. Means over two photos.", "name": "fig-baselines-traces"}}
-points = 40
-traces = {
-    METHODS[name].label: run.trace["distance"].mean(1)[
-        [(i + 1) * len(run.trace["distance"]) // points - 1 for i in range(points)]
-    ]
-    for name, run in runs.items()
-    if len(run.trace.get("distance", [])) >= points
-}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Falling curves of the IR distance against the share of the budget, one per iterative method, with horizontal lines for prior-only pictures and the decoder ceiling, on a logarithmic scale", "classes": "dark-light"}, "figure": {"caption": "IR distance of the estimate against the share of each method's iterations. Means over two photos.", "name": "fig-baselines-traces"}}
 plots.curves(
-    traces,
-    [(i + 1) / points for i in range(points)],
+    chapter.courses(runs, 40),
+    [(i + 1) / 40 for i in range(40)],
     xlabel="share of the iterations",
     ylabel="IR distance",
-    levels={name: mean(distance[name]) for name in ("prior only", "decoder ceiling")},
+    levels={name: chapter.mean(distance[name]) for name in ("prior only", "decoder ceiling")},
     log=True,
 )
 
@@ -398,71 +302,26 @@ plots.curves(
 # settings that were chosen on training photos. Two clients: the small transformer of this chapter, and a published ViT-S
 # with 112 pixels, which is much harder to invert.
 
-# %%
-recorded = {"in-house ViT": "baselines-vit", "ViT-S": "baselines-focus"}
-found = {client_name: pages.recorded(file) for client_name, file in recorded.items()}
-for client_name, file in recorded.items():
-    run = found[client_name]
-    print(f"{client_name}: " + (pages.origin(run) if run else pages.missing(file)))
+# %% tags=["hide-input"]
+comparisons = {"in-house ViT": study("baselines-vit"), "ViT-S": study("baselines-focus")}
+chapter.origins(comparisons)
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of ST-LPIPS against the block at which the in-house transformer is cut, one per method with a band, and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against depth, in-house ViT. Mean and 95 % interval, equal seconds; DRAG (small, k=1).", "name": "fig-baselines-vit"}}
+comparisons["in-house ViT"].show(chapter.over_depth, "st_lpips")
 
-def methods_of(run):
-    """Methods of a recorded comparison, DRAG first; DRAG++ has the next chapter."""
-    labels = list(dict.fromkeys(row["method"] for row in run["rows"].values() if "method" in row))
-    return ["DRAG", *(label for label in labels if label not in ("DRAG", "DRAG++"))]
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of PSNR against the block at which the in-house transformer is cut, one per method with a band, and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: PSNR to the photo (higher is closer) against depth, in-house ViT. Mean and 95 % interval, equal seconds; DRAG (small, k=1).", "name": "fig-baselines-vit-psnr"}}
+comparisons["in-house ViT"].show(chapter.over_depth, "psnr")
 
-
-def over_depth(run, metric):
-    """Arguments of `plots.curves`: means, intervals and reference rows of a metric, block by block."""
-    nothing = {"mean": float("nan"), "ci": [float("nan")] * 2}
-    lines, bands = {}, {}
-    for label in methods_of(run):
-        cells = [run["rows"].get(f"{label}, {block}", {metric: nothing})[metric] for block in run["blocks"]]
-        lines[label] = [cell["mean"] for cell in cells]
-        bands[label] = ([cell["ci"][0] for cell in cells], [cell["ci"][1] for cell in cells])
-    levels = {name: run["rows"][name][metric]["mean"] for name in ("prior only", "decoder ceiling")}
-    blocks = [int(block.split(":")[1]) for block in run["blocks"]]
-    return {"lines": lines, "x": blocks, "bands": bands, "levels": levels, "points": True}
-
-
-# %% mystnb={"image": {"alt": "Curves of ST-LPIPS against the block at which the in-house transformer is cut, one per method with a band, and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against depth, in-house ViT. Mean and 95 % interval, equal seconds.", "name": "fig-baselines-vit"}}
-vit = found["in-house ViT"]
-plots.curves(**over_depth(vit, "st_lpips"), xlabel="cut after block", ylabel="ST-LPIPS") if vit else None
-
-# %% mystnb={"image": {"alt": "Curves of PSNR against the block at which the in-house transformer is cut, one per method with a band, and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: PSNR to the photo (higher is closer) against depth, in-house ViT. Mean and 95 % interval, equal seconds.", "name": "fig-baselines-vit-psnr"}}
-plots.curves(**over_depth(vit, "psnr"), xlabel="cut after block", ylabel="PSNR (dB)") if vit else None
-
-# %% mystnb={"image": {"alt": "Curves of ST-LPIPS against the block at which the published ViT-S is cut, one per method with a band, and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against depth, published ViT-S. Mean and 95 % interval, equal seconds.", "name": "fig-baselines-focus"}}
-focus = found["ViT-S"]
-plots.curves(**over_depth(focus, "st_lpips"), xlabel="cut after block", ylabel="ST-LPIPS") if focus else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of ST-LPIPS against the block at which the published ViT-S is cut, one per method with a band, and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against depth, published ViT-S. Mean and 95 % interval, equal seconds; DRAG (small, k=1).", "name": "fig-baselines-focus"}}
+comparisons["ViT-S"].show(chapter.over_depth, "st_lpips")
 
 # %% [markdown]
 # The decoder ceiling binds the methods that draw with the prior's decoder. Pixel search and the inverse network are free of
 # it, and at shallow cuts may pass it. All numbers at the deepest cut of the in-house client, with the references:
 
 
-# %%
-def at_block(run, block, cost="seconds_per_photo"):
-    """Rows of a table: every method at one block with what it cost, then the references."""
-    rows = run["rows"]
-    chosen = {label: rows[f"{label}, {block}"] for label in methods_of(run) if f"{label}, {block}" in rows}
-    chosen |= {label: rows[label] for label in ("mean image", "prior only", "decoder ceiling")}
-    return [
-        [
-            label,
-            *(row[metric]["mean"] for metric in ("st_lpips", "ms_ssim")),
-            f"{row['psnr']['mean']:.1f}",
-            mean(row["distance"]) if "distance" in row else "-",
-            f"{row[cost]:,.{0 if cost == 'nfe' else 1}f}" if cost in row else "-",
-        ]
-        for label, row in chosen.items()
-    ]
-
-
-deep = vit["blocks"][-1] if vit else ""
-pages.table(
-    [deep, "ST-LPIPS", "MS-SSIM", "PSNR (dB)", "IR distance", "s per photo"], at_block(vit, deep)
-) if vit else print(pages.missing("baselines-vit"))
+# %% tags=["hide-input"]
+comparisons["in-house ViT"].show(chapter.deepest)
 
 # %% [markdown]
 # ### Paired differences
@@ -472,36 +331,11 @@ pages.table(
 # an interval that holds 0 decides nothing. With so many intervals at 95 %, expect about one in twenty to be wrong.
 
 
-# %%
-def duels(run):
-    """DRAG minus each rival in ST-LPIPS at each block, with a verdict."""
-    rows = []
-    for rival in methods_of(run)[1:]:
-        for block in run["blocks"]:
-            if f"{rival}, {block}" in run["rows"]:
-                gap = tables.difference(run["rows"], f"DRAG, {block}", f"{rival}, {block}", "st_lpips")
-                verdict = "DRAG closer" if gap.high < 0 else f"{rival} closer" if gap.low > 0 else "undecided"
-                rows.append([rival, block, f"{gap.mean:+.3f}", f"{gap.low:+.3f} to {gap.high:+.3f}", verdict])
-    return rows
+# %% tags=["hide-input"]
+chapter.duels(comparisons)
 
-
-fought = {client_name: duels(run) for client_name, run in found.items() if run}
-table = [[client_name, *row] for client_name, rows in fought.items() for row in rows]
-pages.table(["client", "rival", "cut", "DRAG - rival", "95 % interval", "verdict"], table) if table else print(
-    "No comparison has been recorded here yet, so there is no verdict."
-)
-
-# %%
-for client_name, rows in fought.items():
-    verdicts = [row[-1] for row in rows]
-    won, undecided = verdicts.count("DRAG closer"), verdicts.count("undecided")
-    print(
-        f"{client_name}: DRAG is closer in {won} of {len(rows)} comparisons, the rival in "
-        f"{len(rows) - won - undecided}, {undecided} undecided."
-    )
-    lost = [f"{row[0]} at {row[1]}" for row in rows if row[-1] == f"{row[0]} closer"]
-    if lost:
-        print(f"Where the claim of the paper does not hold at this scale: {', '.join(lost)}.")
+# %% tags=["hide-input"]
+chapter.victories(comparisons)
 
 # %% [markdown]
 # ### The trap, on many photos
@@ -509,24 +343,11 @@ for client_name, rows in fought.items():
 # Which method comes first, by each measure, at each depth? If the attacker's number were a judge between methods, the
 # first two columns would agree.
 
-# %%
-podium = []
-for client_name, run in found.items():
-    for block in run["blocks"] if run else ():
-        cells = {m: run["rows"][f"{m}, {block}"] for m in methods_of(run) if f"{m}, {block}" in run["rows"]}
-        best = winners({m: c["distance"] for m, c in cells.items()}, {m: c["per_photo"] for m, c in cells.items()})
-        podium.append([client_name, block, *best.values()])
-pages.table(["client", "cut", "IR distance", "ST-LPIPS", "MS-SSIM", "PSNR"], podium) if podium else print(
-    "No comparison has been recorded here yet."
-)
+# %% tags=["hide-input"]
+chapter.podium(comparisons)
 
-# %%
-if podium:
-    agree = sum(row[2] == row[3] for row in podium)
-    print(f"The method of lowest mean IR distance has the lowest mean ST-LPIPS in {agree} of {len(podium)} cases.")
-    if agree < len(podium):
-        wrong = [f"{row[0]}, {row[1]}" for row in podium if row[2] != row[3]]
-        print(f"An attacker who lets that number choose among methods chooses badly at: {'; '.join(wrong)}.")
+# %% tags=["hide-input"]
+chapter.judge(comparisons)
 
 # %% [markdown]
 # ## The budgets of the publications
@@ -536,46 +357,28 @@ if podium:
 # settings, on eight photos of the same client. DRAG runs a second time with the settings of this library, for a quarter of
 # the turns. What it costs is counted in calls of the client (the attacks shared a GPU, so their seconds mean little).
 
-# %% mystnb={"image": {"alt": "Curves of ST-LPIPS against the block at which the in-house transformer is cut, one per method with its published budget, with bands and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against depth, published settings and budgets, eight photos. Mean and 95 % interval.", "name": "fig-published"}}
-published = pages.recorded("published")
-print(pages.origin(published) if published else pages.missing("published"))
-plots.curves(**over_depth(published, "st_lpips"), xlabel="cut after block", ylabel="ST-LPIPS") if published else None
+# %% tags=["hide-input"]
+published = study("published")
+published.origin
 
-# %%
-deep = published["blocks"][-1] if published else ""
-pages.table(
-    [deep, "ST-LPIPS", "MS-SSIM", "PSNR (dB)", "IR distance", "calls"], at_block(published, deep, "nfe")
-) if published else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of ST-LPIPS against the block at which the in-house transformer is cut, one per method with its published budget, with bands and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against depth, published settings and budgets, eight photos. Mean and 95 % interval.", "name": "fig-published"}}
+published.show(chapter.over_depth, "st_lpips")
 
-# %%
-table = duels(published) if published else []
-pages.table(["rival", "cut", "DRAG - rival", "95 % interval", "verdict"], table) if table else None
+# %% tags=["hide-input"]
+published.show(chapter.deepest, calls=True)
 
+# %% tags=["hide-input"]
+published.show(chapter.published_duels)
 
-# %%
-def order(run, block, only):
-    """Methods at one block, the lowest mean ST-LPIPS first."""
-    means = {label: run["rows"][f"{label}, {block}"]["st_lpips"]["mean"] for label in only}
-    return sorted(means, key=means.get)
-
-
-for block in published["blocks"] if published and vit else ():
-    both = [label for label in methods_of(published) if f"{label}, {block}" in vit["rows"]]
-    short, long = order(vit, block, both), order(published, block, both)
-    same = "the same order" if short == long else "another order"
-    print(f"{block}: {', '.join(long)} with the published budgets; {same} than for equal seconds ({', '.join(short)}).")
+# %% tags=["hide-input"]
+published.show(chapter.orders, comparisons["in-house ViT"])
 
 # %% [markdown]
 # Eight photos decide less than thirty-two, so mind the intervals. And mind what is compared: the published settings of DRAG
 # were chosen for a prior with sixteen times as many numbers in its latents. Is it the settings that do not fit, or the time?
 
-# %%
-ours = "DRAG, our settings"
-for block in published["blocks"] if published else ():
-    for rival in ("DRAG", "LM"):
-        gap = tables.difference(published["rows"], f"{ours}, {block}", f"{rival}, {block}", "st_lpips")
-        verdict = "closer" if gap.high < 0 else "farther" if gap.low > 0 else "not told apart"
-        print(f"{block}, our settings minus {rival}: {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}), {verdict}.")
+# %% tags=["hide-input"]
+published.show(chapter.settings_or_time)
 
 # %% [markdown]
 # ### Does a prior only buy time?
@@ -583,32 +386,18 @@ for block in published["blocks"] if published else ():
 # For seconds, LM is far behind; for twenty thousand iterations it is not. `dragkit sweep patience` looks at what lies
 # between: DRAG and LM, both with the settings of this library, for the time of 80 to 4,000 turns of DRAG.
 
-# %% mystnb={"image": {"alt": "Curves with bands over the budget on a logarithmic axis: mean ST-LPIPS of DRAG and LM, and a horizontal line for the decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against the budget in turns of DRAG; LM has the same seconds. Means and 95 % intervals, eight photos, block 12.", "name": "fig-patience"}}
-patience = pages.recorded("patience")
-print(pages.origin(patience) if patience else pages.missing("patience"))
-spent = pages.by_turns(patience, "st_lpips") if patience else {}
-plots.over_budgets(
-    spent,
-    ylabel="ST-LPIPS",
-    levels={"decoder ceiling": patience["rows"]["decoder ceiling"]["st_lpips"]["mean"]},
-    log_x=True,
-) if patience else None
+# %% tags=["hide-input"]
+patience = study("patience")
+patience.origin
 
-# %%
-told = []
-for turns in spent["LM"][0] if patience else ():
-    gap = tables.difference(patience["rows"], f"DRAG, {turns} turns", f"LM, {turns} turns", "st_lpips")
-    verdict = "DRAG closer" if gap.high < 0 else "LM closer" if gap.low > 0 else "undecided"
-    away = [f"{mean(patience['rows'][f'{label}, {turns} turns']['distance']):.4f}" for label in ("DRAG", "LM")]
-    told.append([f"{turns:,}", f"{gap.mean:+.3f}", f"{gap.low:+.3f} to {gap.high:+.3f}", verdict, *away])
-pages.table(["turns", "DRAG - LM", "95 % interval", "verdict", "IR distance of DRAG", "of LM"], told) if told else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Curves with bands over the budget on a logarithmic axis: mean ST-LPIPS of DRAG and LM, and a horizontal line for the decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against the budget in turns of DRAG (small); LM has the same seconds. Means and 95 % intervals, eight photos, block 12.", "name": "fig-patience"}}
+patience.show(chapter.over_budgets)
 
-# %%
-if patience:
-    for turns in (min(spent["LM"][0]), max(spent["LM"][0])):
-        print(pages.verdict(f"lm-overtakes-drag/{patience['at'].replace(':', '-')}/{turns}-turns"))
-    ceiling = mean(patience["rows"]["decoder ceiling"]["distance"])
-    print(f"IR distance of the photos' own round trips through the autoencoder: {ceiling:.4f}.")
+# %% tags=["hide-input"]
+patience.show(chapter.patience_duels)
+
+# %% tags=["hide-input"]
+patience.show(chapter.overtaken)
 
 # %% [markdown]
 # Knowing what photos look like decides most where the search has hardly begun. The longer it goes on, the less it matters:
@@ -627,7 +416,7 @@ if patience:
 #
 # The attack can be no better than its prior, so look at that first: pictures that both priors draw without any message.
 
-# %% mystnb={"image": {"alt": "Two rows of eight pictures drawn without a message: by the latent prior, and by the pixel prior", "classes": "dark-light"}, "figure": {"caption": "What the two priors draw without a message (DDIM, 25 steps).", "name": "fig-two-priors"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of eight pictures drawn without a message: by the latent prior, and by the pixel prior", "classes": "dark-light"}, "figure": {"caption": "What the two priors draw without a message (DDIM, 25 steps).", "name": "fig-two-priors"}}
 eight = range(seed, seed + 8)
 drawn = {"latent prior": ddim_sample(known.diffusion, eight, 25), "pixel prior": ddim_sample(known.pixels, eight, 25)}
 record_panel("two_priors", torch.cat(list(drawn.values())), min_ssim=0.4)
@@ -636,20 +425,15 @@ plots.image_rows(drawn)
 # %% [markdown]
 # Then the attack with each of them:
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per prior and block, and for the reference rows: mean ST-LPIPS to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval: the latent prior, the pixel prior with as many turns, and for the same time.", "name": "fig-pixels"}}
-pixels = pages.recorded("pixels")
-print(pages.origin(pixels) if pixels else pages.missing("pixels"))
-plots.intervals(pages.summaries(pixels, "st_lpips"), "ST-LPIPS") if pixels else None
+# %% tags=["hide-input"]
+pixels = study("pixels")
+pixels.origin
 
-# %%
-if pixels:
-    rates = pixels["rates_on_training_photos"]
-    print("ST-LPIPS on training photos: " + ", ".join(f"rate {r}: {value:.3f}" for r, value in rates.items()) + ".")
-    tried = sorted(map(float, rates))
-    if pixels["rate"] in (tried[0], tried[-1]):
-        print(f"The best rate, {pixels['rate']}, is the end of the range: another might be better still.")
-    for block in pixels["blocks"]:
-        print(pages.verdict(f"latent-beats-pixels/{block.replace(':', '-')}"))
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per prior and block, and for the reference rows: mean ST-LPIPS to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval: DRAG (small, k=1) with the latent prior, with the pixel prior and as many turns, and for the same time.", "name": "fig-pixels"}}
+pixels.intervals("st_lpips")
+
+# %% tags=["hide-input"]
+pixels.show(chapter.pixel_rates)
 
 # %% [markdown]
 # This compares two *models* as much as two spaces: the claims say how many photos each has seen in training. A pixel prior
@@ -673,26 +457,28 @@ everyone = torch.stack(list(demo.values())).to(device)
 truth = torch.tensor([list(demo).index(name) for name in names])
 with torch.no_grad():
     gallery = client.tokens(client(everyone))
-    queries = {label: client.tokens(client(x)) for label, x in (images | references).items()}
-ranks = {label: identification.retrieval_ranks(q, gallery, truth).tolist() for label, q in queries.items()}
+    queries = {label: client.tokens(client(x)) for label, x in images.items()}
+ranks = {
+    label: identification.retrieval_ranks(query, gallery, truth).tolist()
+    for label, query in queries.items()
+}
+
+# %% tags=["hide-input"]
 pages.table(["rank among four photos", *names], [[label, *row] for label, row in ranks.items()])
 
 # %% [markdown]
 # Four photos as different as these are no test. The recorded one has 1,000 validation photos without near-duplicates,
 # and an embedding of a network that is *not* the victim.
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per method: share of photos found at first place among a thousand", "classes": "dark-light"}, "figure": {"caption": "Recorded: share of photos whose reconstruction is nearest to the right one of 1,000 (higher leaks more), with 95 % interval.", "name": "fig-retrieval"}}
-search = pages.recorded("retrieval")
-print(pages.origin(search) if search else pages.missing("retrieval"))
-found_first = {label: tuple(row["top1"]) for label, row in search["rows"].items() if "top1" in row} if search else {}
-plots.intervals(found_first, "found at first place") if found_first else None
+# %% tags=["hide-input"]
+retrieval = study("retrieval")
+retrieval.origin
 
-# %%
-if found_first:
-    easiest = max(found_first, key=lambda label: found_first[label][0])
-    print(
-        f"Found most often: {easiest}, {found_first[easiest][0]:.0%} of the photos. Chance: one in a thousand, or 0.1 %."
-    )
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: share of photos found at first place among a thousand", "classes": "dark-light"}, "figure": {"caption": "Recorded: share of photos whose reconstruction is nearest to the right one of 1,000 (higher leaks more), with 95 % interval.", "name": "fig-retrieval"}}
+retrieval.show(chapter.retrieval)
+
+# %% tags=["hide-input"]
+retrieval.show(chapter.easiest)
 
 # %% [markdown]
 # ## Summary
@@ -725,13 +511,16 @@ if found_first:
 #
 # </details>
 #
-# **2. Average the samples.** Attack the first photo with eight seeds, `drag(h[:1].expand(8, -1, -1), ...)`, and average the
+# **2. Average the samples.** Attack the first photo with eight seeds, `drag(Message(h[:1].expand(8, -1, -1), client), ...)`, and average the
 # eight pictures. What happens to PSNR, and to ST-LPIPS? What does this have to do with the inverse network?
 #
 # <details><summary>Solution</summary>
 #
 # ```python
-# many = METHODS["drag"].run(h[:1].expand(8, -1, -1), client, known, settings["drag"], seed).images
+# from dragkit import metrics
+#
+# eight_times = Message(h[:1].expand(8, -1, -1), client)
+# many = METHODS["drag"].run(eight_times, known, Setting(settings["drag"], seed)).images
 # average = many.mean(0, keepdim=True)
 # for x in (many, average):
 #     truth = photos[:1].expand_as(x)
@@ -749,9 +538,11 @@ if found_first:
 # <details><summary>Solution</summary>
 #
 # ```python
+# from dragkit import metrics
+#
 # for factor in (1, 10):
 #     config = RmleConfig(iterations=4 * turns * factor)
-#     run = METHODS["rmle"].run(h, client, known, config, seed)
+#     run = METHODS["rmle"].run(message, known, Setting(config, seed))
 #     print(run.distance.mean(), metrics.st_lpips(run.images, photos).mean())
 # ```
 #

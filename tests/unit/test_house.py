@@ -109,7 +109,6 @@ NAMES = r"He et al\.|He, |Kaiming He"
 
 # Chapters that still say "he"; take a name off when its chapter is rewritten.
 UNREVISED = {
-    "08_baselines",
     "09_dragpp",
     "11_noise",
     "12_tokens",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dragkit.config import DragConfig
 from draglab.catalogue import MEASUREMENTS
 from draglab.pages.claims import results_folder
 
@@ -85,6 +86,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
             raise ValueError(f"a row has {len(row)} cells, the header {len(header)}: {list(row)}")
     written = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     return Table(header, written)
+
+
+def captions(scores: Iterable[float], distances: Iterable[float]) -> list[str]:
+    """What stands under the pictures of a row: similarity to the photo and IR distance to the message."""
+    return [f"{score:.2f}, {distance:.3f}" for score, distance in zip(scores, distances, strict=True)]
+
+
+def changed(config: DragConfig, base: DragConfig) -> dict[str, object]:
+    """The settings of `config` that `base` does not have: field -> value in `config`."""
+    pairs = zip(config.describe(), base.describe(), strict=True)
+    return {name: value for (name, value, _), (_, other, _) in pairs if value != other}
 
 
 def recorded(name: str, folder: Path | None = None) -> Any:

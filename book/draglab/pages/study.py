@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -27,6 +27,11 @@ class Line:
 
     def __repr__(self) -> str:
         return self.text
+
+
+def bullets(sentences: Iterable[str]) -> Line:
+    """Sentences one below the other, as a list."""
+    return Line("\n".join(f"- {sentence}" for sentence in sentences))
 
 
 class Study:
