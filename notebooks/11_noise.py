@@ -36,39 +36,48 @@ if "google.colab" in sys.modules:
 budget = "ci"  # how many turns the live attacks may take
 seed = 0
 
-# %%
+# %% tags=["hide-input"]
 import torch
 
-from dragkit import data, zoo
+from dragkit import (
+    DragConfig,
+    Message,
+    cosine_distance,
+    data,
+    defend,
+    drag,
+    hear,
+    load_client,
+    load_prior,
+    metrics,
+)
 from dragkit.adaptive.distances import visible_distance
 from dragkit.adaptive.likelihood import Mahalanobis, average
-from dragkit.adaptive.replies import averaged, hear, most_likely, visible_numbers
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
-from dragkit.defenses import Dropout, GaussianNoise, LaplaceNoise, defend
+from dragkit.adaptive.replies import averaged, most_likely, visible_numbers
+from dragkit.defenses import Dropout, GaussianNoise, LaplaceNoise
 from dragkit.defenses.additive import AdditiveNoise, fill
 from dragkit.defenses.base import Defence
 from dragkit.defenses.public import mean_token, public_tokens, spread
-from dragkit.distance import cosine_distance
-from dragkit.measures import intervals, metrics, utility
-from dragkit.methods import METHODS, Setting
-from dragkit.zoo.knowledge import Knowledge
-from draglab import tables
+from dragkit.measures import utility
+from draglab.chapters import ch11_noise as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
+from draglab.pages.study import study
 from draglab.studies import defence_study
-from draglab.studies.noise import DROPOUT, GAUSSIAN, LAPLACE
+from draglab.studies.noise import GAUSSIAN
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = defence_study.AT
-client = zoo.load_client(at=at, device=device)
-known = Knowledge(zoo.CLIENT, at, zoo.PRIOR, device)
+prior = load_prior(device=device)
 demo = data.demo_images(64)
 names = ["astronaut", "coffee"]
 photos = torch.stack([demo[name] for name in names]).to(device)
+
+# %%
+client = load_client(at=at, device=device)
 with torch.no_grad():
     h = client(photos)
-secret = seed + 100_000  # the user's random stream; the attacker draws from another one
+secret = seed + 100_000  # the user's random stream; the attacker draws from another
 
 # %% [markdown]
 # ## A defence is a function
@@ -98,7 +107,7 @@ pages.source(spread, AdditiveNoise.__call__, GaussianNoise.draw, LaplaceNoise.dr
 # The spread is measured on public training photos. Were it measured on the photo that is sent, the strength of the noise
 # would tell something about the photo.
 
-# %%
+# %% tags=["hide-input"]
 try:
     public = public_tokens(client)
     print(f"Measured on {len(public)} training photos.")
@@ -106,15 +115,16 @@ except FileNotFoundError:
     with torch.no_grad():
         public = client.tokens(client(torch.stack(list(demo.values())).to(device))).double().cpu()
     print(f"The training photos are not here. Measured on {len(public)} demonstration photos, as an illustration.")
+
+# %%
 unit = record("spread", spread(public), rtol=0.15)
 mean_square = float(client.tokens(h).square().mean())
-print(f"Spread {unit:.2f}; root mean square of the two messages, mean token included, {mean_square**0.5:.2f}.")
+print(f"Spread {unit:.2f}; root mean square of two messages {mean_square**0.5:.2f}.")
 
 
 def gaussian(scale):
     """What `make(f"gaussian:{scale}", client)` gives, with the unit from above."""
     return GaussianNoise(client.layout, scale, scale * unit)
-
 
 # %% [markdown]
 # ## What it costs
@@ -129,12 +139,8 @@ pages.source(utility.per_photo_right, utility.accuracy)
 # A share has an interval too. Wilson's stays inside $[0, 1]$ and keeps its width when all $n$ answers are right or none
 # is. How many photos does one need to see a loss of two points?
 
-# %%
-widths = {n: [intervals.wilson_interval(round(share * n), n) for share in (0.5, 0.9)] for n in (32, 400, 3925)}
-pages.table(
-    ["photos", "half-width at 50 %", "half-width at 90 %"],
-    [[n, *(f"{50 * (found.high - found.low):.1f} points" for found in both)] for n, both in widths.items()],
-)
+# %% tags=["hide-input"]
+chapter.widths()
 
 # %% [markdown]
 # With 32 photos a loss of two points cannot be seen. With 3,925 it can, and better still if the same photos are compared
@@ -147,7 +153,8 @@ pages.table(
 for i, name in enumerate(names):
     for scale in (0.5, 2.0):
         sent = defend(gaussian(scale), h, secret)[0]
-        print(f"{name}, strength {scale}: {utility.consequence(client, h[i : i + 1], sent[i : i + 1])}.")
+        moved = utility.consequence(client, h[i : i + 1], sent[i : i + 1])
+        print(f"{name}, strength {scale}: {moved}.")
 
 # %% [markdown]
 # ## Why the plain attack survives
@@ -172,7 +179,6 @@ for i, name in enumerate(names):
 guesses = torch.stack(list(demo.values())).to(device)
 with torch.no_grad():
     tokens = client.tokens(client(guesses))
-right = [list(demo).index(name) for name in names]
 
 
 def distances_to(message):
@@ -180,26 +186,19 @@ def distances_to(message):
     return cosine_distance(tokens, client.tokens(message).expand_as(tokens))
 
 
-rows, margins, first = [], {}, 0
+distances = {}
 for scale in (0.0, *GAUSSIAN):
     sent = defend(gaussian(scale), h, secret)[0] if scale else h
-    gaps = []
-    for i, name in enumerate(names):
-        found = distances_to(sent[i : i + 1])
-        others = torch.cat([found[: right[i]], found[right[i] + 1 :]])
-        gaps.append(float(others.min() - found[right[i]]))
-        rows.append([f"{name}, strength {scale:g}", *found.tolist(), f"{gaps[-1]:+.3f}"])
-    margins[scale] = sum(gaps) / len(gaps)
-    first += sum(gap > 0 for gap in gaps)
-record("margin", list(margins.values()), atol=0.04)
-pages.table(["IR distance of the guess", *demo, "nearest wrong - right"], rows)
+    distances[scale] = [distances_to(sent[i : i + 1]) for i in range(len(names))]
 
-# %%
-print(f"The right photo is nearest in {first} of {len(rows)} rows.")
-pages.table(
-    ["strength", "margin", "predicted: margin without noise / √(1 + ρ)"],
-    [[f"{s:g}", m, margins[0.0] / (1 + (s * unit) ** 2 / mean_square) ** 0.5] for s, m in margins.items()],
-)
+# %% tags=["hide-input"]
+gaps = chapter.margins(distances, [list(demo).index(name) for name in names])
+record("margin", [sum(found) / len(found) for found in gaps.values()], atol=0.04)
+print(chapter.nearest_count(gaps))
+chapter.margin_table(distances, gaps, names, list(demo))
+
+# %% tags=["hide-input"]
+chapter.predicted_margins(gaps, {s: (s * unit) ** 2 / mean_square for s in gaps})
 
 # %% [markdown]
 # ## The attacker who knows: likelihood
@@ -221,7 +220,7 @@ pages.source(Mahalanobis.__call__, most_likely)
 # attacker could do (exercise 1).
 #
 # And noise whose density nobody can write down, such as a network with parts switched off at random? Then the attacker
-# defends his *guess* as well, with many draws, and compares on average: **expectation over transformations** (Athalye
+# defends their *guess* as well, with many draws, and compares on average: **expectation over transformations** (Athalye
 # et al., 2018, arXiv 1707.07397).
 #
 # ## The attacker who listens: k messages
@@ -240,37 +239,45 @@ pages.source(average, averaged)
 # %%
 counts, scale = (1, 4, 16), 1.0
 messages = defend(gaussian(scale), h, secret, max(counts))
-square, apart, predicted = {}, {}, {}
+
+
+def error_of(message):
+    """Squared error of a message, in units of the undefended one."""
+    return float((message - h).square().mean() / h.square().mean())
+
+
+def apart_from(message, distance=cosine_distance):
+    """Mean distance of the right photo's tokens to a message."""
+    return float(distance(client.tokens(h), client.tokens(message)).mean())
+
+
+means = {k: average(messages[:k]) for k in counts}
+square = {k: error_of(mean) for k, mean in means.items()}
+apart = {k: apart_from(mean) for k, mean in means.items()}
+
+# %% tags=["hide-input"]
 rho = (scale * unit) ** 2 / mean_square
-for k in counts:
-    mean = average(messages[:k])
-    square[k] = float((mean - h).square().mean() / h.square().mean())
-    apart[k] = float(cosine_distance(client.tokens(mean), client.tokens(h)).mean())
-    predicted[k] = 1 - (1 + rho / k) ** -0.5
 record("distance_of_mean", list(apart.values()), atol=0.02)
 record("error_of_mean", list(square.values()), rtol=0.15)
-pages.table(
-    ["messages averaged", "squared error / ‖h‖²", "of one message's", "IR distance to h", "1 - 1/√(1 + ρ/k)"],
-    [[k, square[k], f"{square[k] / square[1]:.3f}", apart[k], predicted[k]] for k in counts],
-)
+chapter.mean_table(square, apart, rho)
 
 # %% [markdown]
 # The squared error falls as $1/k$ exactly, up to chance. The IR distance is $1 - 1/\sqrt{1 + \rho/k} \approx \rho / 2k$ once
 # that is small, and flatter while it is large, since two directions cannot be further apart than unrelated. On two
 # logarithmic axes, $1/k$ is a straight line:
 
-# %% mystnb={"image": {"alt": "Falling curves of the squared error and of the IR distance of the mean message over the number of messages as a power of two, next to lines of slope one over k, on a logarithmic scale", "classes": "dark-light"}, "figure": {"caption": "Error of the mean of k noisy messages, noise of strength 1. ρ/k and ρ/2k are straight lines of slope -1.", "name": "fig-noise-average"}}
-powers = range(7)
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Falling curves of the squared error and of the IR distance of the mean message over the number of messages as a power of two, next to lines of slope one over k, on a logarithmic scale", "classes": "dark-light"}, "figure": {"caption": "Error of the mean of k noisy messages, noise of strength 1. ρ/k and ρ/2k are straight lines of slope -1.", "name": "fig-noise-average"}}
+powers = list(range(7))
 many = defend(gaussian(scale), h, secret, 2 ** powers[-1])
-means = [average(many[: 2**p]) for p in powers]
+averages = [average(many[: 2**p]) for p in powers]
 plots.curves(
     {
-        "squared error / ‖h‖²": [float((m - h).square().mean() / h.square().mean()) for m in means],
+        "squared error / ‖h‖²": [error_of(mean) for mean in averages],
         "ρ / k": [rho / 2**p for p in powers],
-        "IR distance": [float(cosine_distance(client.tokens(m), client.tokens(h)).mean()) for m in means],
+        "IR distance": [apart_from(mean) for mean in averages],
         "ρ / 2k": [rho / 2 ** (p + 1) for p in powers],
     },
-    list(powers),
+    powers,
     xlabel="messages averaged, as a power of 2",
     ylabel="to the undefended message",
     log=True,
@@ -294,24 +301,13 @@ pages.source(Dropout.__call__, fill, visible_distance, visible_numbers)
 share = 0.5
 dropout = Dropout(client.layout, share, mean_token(public))
 erased = defend(dropout, h, secret, max(counts))
-
-
-def apart_from(message, distance=cosine_distance):
-    """Mean distance of the right photo's tokens to a message."""
-    return float(distance(client.tokens(h), client.tokens(message)).mean())
-
-
-unmasked = apart_from(erased[0])
+unmasked = record("dropout_distance", apart_from(erased[0]), atol=0.02)
 masked = apart_from(erased[0], visible_distance)
-record("dropout_distance", unmasked, atol=0.02)
-print(f"Distance of the right photo to its message with {(erased[0] == 0).double().mean():.0%} of the numbers erased:")
-print(f"all numbers compared {unmasked:.3f}; only those that arrived {max(masked, 0.0):.3f}.")
-seen = {k: float((erased[:k] != 0).any(0).double().mean()) for k in counts}
-wrong = {k: float((average(erased[:k]) - h)[(erased[:k] != 0).any(0)].abs().max()) for k in counts}
-pages.table(
-    ["messages", "numbers seen", "predicted: 1 - pᵏ", "largest error of a seen number"],
-    [[k, f"{seen[k]:.2%}", f"{1 - share**k:.2%}", f"{wrong[k]:.1e}"] for k in counts],
-)
+print(f"Right photo, {(erased[0] == 0).double().mean():.0%} of its message erased:")
+print(f"all compared {unmasked:.3f}; only what arrived {max(masked, 0.0):.3f}.")
+
+# %% tags=["hide-input"]
+chapter.erasure_table(h, erased, share, {k: average(erased[:k]) for k in counts})
 
 # %% [markdown]
 # Against repeated messages dropout is weaker than noise. What it has erased comes back without error (but for rounding),
@@ -328,54 +324,36 @@ turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget]
 config = DragConfig.small(turns)
 noisy = gaussian(1.0)
 attackers = {
-    "undefended": (None, "", 1),
     "noise, unaware": (noisy, "", 1),
     "noise, likelihood": (noisy, "likelihood", 1),
     "noise, 16 averaged": (noisy, "average", 16),
     "dropout, masked": (dropout, "visible", 1),
 }
-runs, similarity, received = {}, {}, {}
+
+# %%
+runs = {"undefended": drag(Message(h, client), prior, config, seeds=seed)}
+received = {}
 for label, (defence, reply, k) in attackers.items():
-    if defence is None:
-        runs[label] = METHODS["drag"].run(Message(h, client), known, Setting(config, seed))
-        continue
     message, threat = hear(reply, defend(defence, h, secret, k), defence, client)
     received[label] = message
-    runs[label] = METHODS["drag"].run(message, known, Setting(config, seed, threat=threat))
+    runs[label] = drag(message, prior, config, seeds=seed, threat=threat)
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Rows of two pictures: the photos, then reconstructions from undefended messages, from noisy ones by three attackers, and from messages with half of the numbers erased", "classes": "dark-light"}, "figure": {"caption": "The same two photos, attacked without a defence, through noise and through dropout. Under each picture: MS-SSIM to the photo.", "name": "fig-noise-photos"}}
+similarity = {label: metrics.ms_ssim(run.images, photos) for label, run in runs.items()}
 for label, run in runs.items():
-    similarity[label] = metrics.ms_ssim(run.images, photos)
     key = label.replace(", ", "_").replace(" ", "_")
     record(f"ms_ssim_{key}", similarity[label], atol=0.15)
     if label in ("undefended", "noise, 16 averaged"):
         record_panel(key, run.images, min_ssim=0.4)
-
-# %% mystnb={"image": {"alt": "Rows of two pictures: the photos, then reconstructions from undefended messages, from noisy ones by three attackers, and from messages with half of the numbers erased", "classes": "dark-light"}, "figure": {"caption": "The same two photos, attacked without a defence, through noise and through dropout. Under each picture: MS-SSIM to the photo.", "name": "fig-noise-photos"}}
 plots.image_rows(
     {"photo": photos, **{label: run.images for label, run in runs.items()}},
     names,
     {label: [f"{s:.2f}" for s in similarity[label].tolist()] for label in runs},
 )
 
-# %%
-average_of = {label: float(values.mean()) for label, values in similarity.items()}
-gain = average_of["noise, likelihood"] - average_of["noise, unaware"]
-lost = average_of["undefended"] - average_of["noise, unaware"]
-won = average_of["noise, 16 averaged"] - average_of["noise, unaware"]
-print(
-    f"On these two photos noise takes {lost:+.2f} of MS-SSIM from the unaware attacker; 16 messages give {won:+.2f} back."
-)
-print(f"Likelihood in the place of the angle, for one message: {gain:+.2f}.")
+# %% tags=["hide-input"]
 found = float(runs["noise, unaware"].distance.mean())
-truth = float(cosine_distance(client.tokens(h), client.tokens(received["noise, unaware"].h)).mean())
-print(f"IR distance to the noisy message: {found:.3f} for what was found, {truth:.3f} for the photo itself.")
-if abs(found - truth) < 0.01:
-    print(
-        "The two are equal to 0.01: the search is as near to the message as the truth is. What is left to fit is mostly noise."
-    )
-elif found < truth:
-    print("What was found fits the message better than the truth does: a part of the noise was taken for the photo.")
-else:
-    print("The search has not come as near to the message as the truth is, so noise was not what stopped it.")
+print(*chapter.on_two_photos(similarity, found, apart_from(received["noise, unaware"].h)), sep="\n")
 
 # %% [markdown]
 # The likelihood is the right measure of how well a guess explains the message. DRAG uses it for something else: as a guide
@@ -387,103 +365,28 @@ else:
 # Two photos are an illustration. `dragkit sweep defence_noise` attacks the same validation photos at every strength, with
 # and without the reply, and takes the accuracy from all 3,925.
 
-# %%
-study = pages.recorded("defence_noise")
-print(pages.origin(study) if study else pages.missing("defence_noise"))
-recipes = [
-    *((f"gaussian:{s}", "likelihood", f"{s:g}") for s in GAUSSIAN),
-    *((f"laplace:{s}", "likelihood", f"L {s:g}") for s in LAPLACE),
-    *((f"dropout:{s}", "visible", f"{s:g}") for s in DROPOUT),
-]
+# %% tags=["hide-input"]
+recorded = study("defence_noise")
+recorded.origin
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Points with bars in both directions: MS-SSIM of the reconstruction over the server's accuracy, one point per strength of noise and dropout, for attackers who adapt and who do not", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher leaks more) against accuracy, mean and 95 % intervals. Numbers are strengths, L is Laplace noise.", "name": "fig-noise-msssim"}}
+recorded.show(chapter.over_accuracy, "ms_ssim")
 
-def against_accuracy(study, metric):
-    """Series of points (accuracy, leakage, strength) for `plots.tradeoff`."""
-
-    def point(label, text):
-        row = study["rows"][label]
-        return tuple(row["accuracy"]), (row[metric]["mean"], *row[metric]["ci"]), text
-
-    series = {"undefended": [point(defence_study.OPEN, "")]}
-    for recipe, reply, text in recipes:
-        kind, aware = ("dropout", "zeros masked") if reply == "visible" else ("noise", "likelihood")
-        for label, told, name in ((recipe, "unaware", ""), (f"{recipe}, {reply}", aware, text)):
-            if label in study["rows"]:
-                series.setdefault(f"{kind}, {told}", []).append(point(label, name))
-    return series
-
-
-def neighbours(study, metric):
-    """Heights of the reference rows."""
-    rows = ("prior only", "decoder ceiling")
-    return {name: study["rows"][name][metric]["mean"] for name in rows if name in study["rows"]}
-
-
-# %% mystnb={"image": {"alt": "Points with bars in both directions: MS-SSIM of the reconstruction over the server's accuracy, one point per strength of noise and dropout, for attackers who adapt and who do not", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher leaks more) against accuracy, mean and 95 % intervals. Numbers are strengths, L is Laplace noise.", "name": "fig-noise-msssim"}}
-plots.tradeoff(
-    against_accuracy(study, "ms_ssim"), "accuracy of the server", "MS-SSIM", neighbours(study, "ms_ssim")
-) if study else None
-
-# %% mystnb={"image": {"alt": "Points with bars in both directions: ST-LPIPS of the reconstruction over the server's accuracy, one point per strength of noise and dropout, for attackers who adapt and who do not", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower leaks more) against accuracy, mean and 95 % intervals. Numbers are strengths, L is Laplace noise.", "name": "fig-noise-stlpips"}}
-plots.tradeoff(
-    against_accuracy(study, "st_lpips"), "accuracy of the server", "ST-LPIPS", neighbours(study, "st_lpips")
-) if study else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Points with bars in both directions: ST-LPIPS of the reconstruction over the server's accuracy, one point per strength of noise and dropout, for attackers who adapt and who do not", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower leaks more) against accuracy, mean and 95 % intervals. Numbers are strengths, L is Laplace noise.", "name": "fig-noise-stlpips"}}
+recorded.show(chapter.over_accuracy, "st_lpips")
 
 # %% [markdown]
 # A good defence would have its points on the right, where accuracy is, and at the height of *prior only*. A defence whose
 # points come down only as fast as they move to the left sells accuracy for privacy, and the figure is its price list.
 #
-# The same as a table, for the stronger attacker by mean MS-SSIM. *Keeps half* asks whether he keeps more than half of
+# The same as a table, for the stronger attacker by mean MS-SSIM. *Keeps half* asks whether they keep more than half of
 # the MS-SSIM that the undefended attack gains over the prior alone:
 
+# %% tags=["hide-input"]
+recorded.show(chapter.prices)
 
-# %%
-def by_interval(found, above, below):
-    """What an interval says about a difference: above 0, below 0, or nothing."""
-    return above if found.low > 0 else below if found.high < 0 else "undecided"
-
-
-def price_list(study):
-    """Accuracy, leakage to the stronger attacker, and what the reply was worth, per strength."""
-    rows, out = study["rows"], []
-    for recipe, reply, _ in recipes:
-        label = f"{recipe}, {reply}"
-        if recipe not in rows or label not in rows:
-            continue
-        gain = tables.difference(rows, label, recipe, "ms_ssim")
-        stronger = max((recipe, label), key=lambda name: rows[name]["ms_ssim"]["mean"])
-        half = defence_study.above_half(rows, stronger)
-        accuracy, low, high = rows[label]["accuracy"]
-        out.append(
-            [
-                recipe,
-                f"{accuracy:.1%} ({low:.1%} to {high:.1%})",
-                reply if stronger == label else "unaware",
-                rows[stronger]["ms_ssim"]["mean"],
-                f"{rows[stronger]['retrieval_top1'][0]:.0%}",
-                by_interval(half, "yes", "no"),
-                f"{gain.mean:+.3f}",
-                by_interval(gain, "helps", "harms"),
-            ]
-        )
-    return out
-
-
-prices = price_list(study) if study else []
-header = ["defence", "accuracy", "stronger attacker", "MS-SSIM", "found among 1,000", "keeps half"]
-header += ["reply - unaware", "the reply"]
-pages.table(header, prices) if prices else print("No strength has been recorded here yet, so there is no verdict.")
-
-# %%
-if prices:
-    plain = study["rows"][defence_study.OPEN]
-    print(f"Undefended: accuracy {plain['accuracy'][0]:.1%}, MS-SSIM {plain['ms_ssim']['mean']:.3f}.")
-    for kind, reply in (("gaussian", "likelihood"), ("laplace", "likelihood"), ("dropout", "masking")):
-        own = [row for row in prices if row[0].startswith(kind)]
-        told = {what: [row[0] for row in own if row[-1] == what] for what in ("helps", "harms", "undecided")}
-        parts = [f"{what}: {', '.join(which)}" for what, which in told.items() if which]
-        stopped = [row[0] for row in own if row[5] == "no"]
-        print(f"{kind}: {reply} {'; '.join(parts)}. Takes more than half: {', '.join(stopped) or 'no strength tried'}.")
+# %% tags=["hide-input"]
+print(*chapter.prices_in_words(recorded), sep="\n")
 
 # %% [markdown]
 # If a reply does not help, that is a finding about this reply in these few turns. It is not a strength of the defence.
@@ -493,43 +396,15 @@ if prices:
 # The server need not stay as it is. `dragkit train server --defence gaussian:4.0` goes on training its half on noisy
 # messages, and no phone has to be updated. The attacker can do the same: an inverse network that was trained on noisy
 # messages of public photos (`dragkit train inverse --at block:6 --defence gaussian:4.0`) needs no likelihood, it has
-# learned what to expect. And he can defend his guess as well, and compare on average (*expectation*).
+# learned what to expect. And they can defend their guess as well, and compare on average (*expectation*).
 
+# %% tags=["hide-input"]
+recorded.show(chapter.servers)
 
-# %%
-def servers(rows):
-    """Accuracy before and after the server's training, and what is still lost against no defence."""
-    out = []
-    for recipe, row in rows.items():
-        tuned = rows.get(f"{recipe}, trained server")
-        if tuned and recipe == row["defence"]:
-            before, after, plain = (r["accuracy"][0] for r in (row, tuned, rows[defence_study.OPEN]))
-            out.append([recipe, f"{before:.1%}", f"{after:.1%}", f"{100 * (plain - after):.1f} points"])
-    return out
+# %% tags=["hide-input"]
+recorded.show(chapter.others)
 
-
-def others(rows):
-    """Every other attacker beside the unaware one, on the same photos."""
-    out = []
-    for label, row in rows.items():
-        recipe, _, who = label.partition(", ")
-        if who in ("expectation", "inverse network"):
-            gain = tables.difference(rows, label, recipe, "ms_ssim")
-            told = f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
-            kept = by_interval(defence_study.above_half(rows, label), "yes", "no")
-            out.append([recipe, who, row["ms_ssim"]["mean"], kept, told, by_interval(gain, "closer", "further")])
-    return out
-
-
-tuned, tried = (servers(study["rows"]), others(study["rows"])) if study else ([], [])
-header = ["defence", "accuracy before", "with a trained server", "still lost"]
-pages.table(header, tuned) if tuned else print("No trained server has been recorded here yet.")
-
-# %%
-header = ["defence", "attacker", "MS-SSIM", "keeps half", "minus unaware DRAG", "by its interval"]
-pages.table(header, tried) if tried else print("No other attacker has been recorded here yet.")
-
-# %%
+# %% tags=["hide-input"]
 print(pages.verdict("noise-tradeoff"))
 print(pages.verdict("queries-undo-noise"))
 
@@ -547,7 +422,7 @@ print(pages.verdict("queries-undo-noise"))
 # - Dropout is erasure, and erasure is visible. What arrives is exact, and $k$ messages leave $p^k$ hidden.
 # - Judge by leakage *against* accuracy, for the stronger attacker, with intervals in both directions.
 
-# %%
+# %% tags=["hide-input"]
 print(pages.verdict("noise-tradeoff"))
 
 # %% [markdown]

@@ -37,29 +37,26 @@ if "google.colab" in sys.modules:
 budget = "ci"  # how many turns the live attacks may take
 seed = 0
 
-# %%
+# %% tags=["hide-input"]
 import math
 
 import torch
 
-from dragkit import data, zoo
-from dragkit.attacks.drag import drag
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
+from dragkit import DragConfig, Message, data, drag, load_client, load_prior, metrics, zoo
 from dragkit.defenses import nopeek
 from dragkit.defenses.nopeek import distance_correlation
-from dragkit.measures import metrics
-from draglab import tables
+from draglab.chapters import ch13_nopeek as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
+from draglab.pages.study import study
 from draglab.studies import defence_study
-from draglab.studies.nopeek import CONTROL, SHIPPED
+from draglab.studies.nopeek import SHIPPED
 from draglab.training.nopeek import NopeekRecipe, NopeekTask
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = defence_study.AT
-client = zoo.load_client(at=at, device=device)
-prior = zoo.load_prior(device=device)
+prior = load_prior(device=device)
+client = load_client(at=at, device=device)
 demo = data.demo_images(64)
 names = ["astronaut", "coffee"]
 photos = torch.stack([demo[name] for name in names]).to(device)
@@ -68,7 +65,6 @@ photos = torch.stack([demo[name] for name in names]).to(device)
 def gaussian(*shape, stream=0):
     """Standard normal numbers, the same on every machine."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1000 * seed + stream))
-
 
 # %% [markdown]
 # ## The loss
@@ -92,7 +88,7 @@ pages.source(NopeekRecipe, NopeekTask.loss)
 # distances, and *with infinitely many photos*, it is 0 exactly when photo and message are independent.
 
 # %%
-pages.source(nopeek.distance_correlation, nopeek._centred, nopeek._u_centred)
+pages.source(nopeek.distance_correlation, nopeek.centred, nopeek.u_centred)
 
 # %% [markdown]
 # The listing has two ways to subtract the means. The first is the formula above; every NoPeek code that we read uses it.
@@ -112,21 +108,13 @@ for n in (32, 128, 512):
     x, z = gaussian(n, pixels, stream=1), gaussian(n, features, stream=2)
     biased[n] = float(distance_correlation(x, z))
     unbiased[n] = float(distance_correlation(x, z, unbiased=True, root=False))
+
+# %% tags=["hide-input"]
+for n in biased:
     record(f"independent_biased_{n}", biased[n], atol=0.005)
     record(f"independent_unbiased_{n}", unbiased[n], atol=0.03)
-pages.table(
-    ["batch of independent noise", "dCor as trained", "its square, U-centred"],
-    [[f"N = {n}", biased[n], unbiased[n]] for n in biased],
-)
-
-# %%
-worst = min(biased.values())
-print(
-    f"The usual estimate of a correlation that is 0 lies between {worst:.3f} and {max(biased.values()):.3f}, the "
-    f"U-centred one between {min(unbiased.values()):+.3f} and {max(unbiased.values()):+.3f}."
-)
-if worst > 0.9:
-    print("At this size the usual estimate cannot tell noise from a copy.")
+print(*chapter.independent_in_words(biased, unbiased), sep="\n")
+chapter.independent(biased, unbiased)
 
 # %% [markdown]
 # Why? In so many dimensions all distances are nearly equal, and only the diagonal, the distance of a photo to itself,
@@ -136,7 +124,7 @@ if worst > 0.9:
 # A bias that were the same for all messages would do no harm: it has no gradient. This one is not. The next figure keeps
 # independence and changes only *in how many dimensions the messages vary*:
 
-# %% mystnb={"image": {"alt": "Two curves over the binary logarithm of the number of dimensions: the usual estimate rises from 0.4 to 1, the U-centred one stays at 0", "classes": "dark-light"}, "figure": {"caption": "Estimates between a batch of 128 noise photos and independent noise messages. The true value is 0 everywhere.", "name": "fig-nopeek-bias"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two curves over the binary logarithm of the number of dimensions: the usual estimate rises from 0.4 to 1, the U-centred one stays at 0", "classes": "dark-light"}, "figure": {"caption": "Estimates between a batch of 128 noise photos and independent noise messages. The true value is 0 everywhere.", "name": "fig-nopeek-bias"}}
 doublings = range(0, 13, 2)
 batches = [(gaussian(128, pixels, stream=3), gaussian(128, 2**k, stream=4 + k)) for k in doublings]
 floor = [float(distance_correlation(x, z)) for x, z in batches]
@@ -151,12 +139,8 @@ plots.curves(
     points=True,
 )
 
-# %%
-if floor[0] < floor[-1]:
-    print(
-        f"Messages with one dimension score {floor[0]:.2f}, messages with {2 ** doublings[-1]:,} score {floor[-1]:.2f}. Neither "
-        "says anything about the photo. A client can lower this loss by varying its messages in fewer directions."
-    )
+# %% tags=["hide-input"]
+print(chapter.floor_in_words(floor, 2 ** doublings[-1]))
 
 # %% [markdown]
 # ### On pictures
@@ -167,32 +151,28 @@ if floor[0] < floor[-1]:
 
 # %%
 large = torch.stack(list(data.demo_images(256).values()))
-pieces = large.unfold(2, 64, 32).unfold(3, 64, 32).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 64, 64)
-pieces = pieces[torch.randperm(len(pieces), generator=torch.Generator().manual_seed(seed))][:128].to(device)
+pieces = chapter.pieces_of(large, 128, seed).to(device)
 with torch.no_grad():
     messages = client(pieces)
 
 
 def estimates(x, z):
-    """Both estimates of the squared correlation."""
-    return [float(distance_correlation(x, z, unbiased=how, root=False)) for how in (False, True)]
+    """Both estimates of the squared correlation: as trained, and U-centred."""
+    usual = distance_correlation(x, z, root=False)
+    return [float(usual), float(distance_correlation(x, z, unbiased=True, root=False))]
 
 
-on_pieces = {
-    f"{name}, N = {n}": estimates(pieces[:n], messages[:n] if name == "own message" else messages[:n].roll(1, 0))
-    for name in ("own message", "another's message")
-    for n in (32, 128)
-}
+on_pieces = {}
+for n in (32, 128):
+    x, z = pieces[:n], messages[:n]
+    on_pieces[f"own message, N = {n}"] = estimates(x, z)
+    on_pieces[f"another's message, N = {n}"] = estimates(x, z.roll(1, 0))
+
+# %% tags=["hide-input"]
 record("pieces_own", on_pieces["own message, N = 128"], atol=0.05)
 record("pieces_other", on_pieces["another's message, N = 128"], atol=0.05)
+print(chapter.on_pieces_in_words(on_pieces))
 pages.table(["pieces of photos, dCor²", "as trained", "U-centred"], [[k, *v] for k, v in on_pieces.items()])
-
-# %%
-share = on_pieces["another's message, N = 32"][0] / on_pieces["own message, N = 32"][0]
-later = on_pieces["another's message, N = 128"][0] / on_pieces["own message, N = 128"][0]
-print(
-    f"Of the number that is trained, {share:.0%} is there without any dependence at N = 32, and {later:.0%} at N = 128."
-)
 
 # %% [markdown]
 # ## Squared distances: another quantity
@@ -207,19 +187,20 @@ print(
 
 # %%
 x = gaussian(512, 1, stream=40)
-parabola = {
-    kind: float(distance_correlation(x, x**2, dx=kind, dz=kind, unbiased=True, root=False))
-    for kind in ("euclid", "squared")
-}
-centred = [a - a.mean(0) for a in (pieces.cpu().flatten(1), messages.cpu().flatten(1))]
+parabola = {}
+for kind in ("euclid", "squared"):
+    found = distance_correlation(x, x**2, dx=kind, dz=kind, unbiased=True, root=False)
+    parabola[kind] = float(found)
+
+centred = [a.cpu().flatten(1) - a.cpu().flatten(1).mean(0) for a in (pieces, messages)]
 k, g = (a @ a.T for a in centred)
 cka = float(((k * g).sum() / (k.norm() * g.norm())).sqrt())
-with_squares = float(distance_correlation(pieces, messages, dx="squared", dz="squared"))
+with_squares = distance_correlation(pieces, messages, dx="squared", dz="squared")
+
+# %% tags=["hide-input"]
 record("parabola_euclid", parabola["euclid"], atol=0.05)
-print(
-    f"z = x², squared and U-centred: {parabola['euclid']:.3f} with distances, {parabola['squared']:.3f} with squared distances."
-)
-print(f"Pieces: {with_squares:.5f} with squared distances; the root of linear CKA is {cka:.5f}.")
+print(f"z = x², U-centred: {parabola['euclid']:.3f} with distances, {parabola['squared']:.3f} with squared distances.")
+print(f"Pieces: {float(with_squares):.5f} with squared distances; the root of linear CKA is {cka:.5f}.")
 
 # %% [markdown]
 # ## A low correlation is not a hidden photo
@@ -237,14 +218,11 @@ scale = 1 / loudness[kept]
 scale[100] *= 30
 disguised = flat @ directions[kept].T * scale
 back = disguised / scale @ directions[kept]
+
+# %% tags=["hide-input"]
+measured = record("disguised", estimates(pieces.cpu(), disguised), atol=0.06)
 error = float((back - flat).norm() / flat.norm())
-measured = estimates(pieces.cpu(), disguised)
-record("disguised", measured, atol=0.06)
-print(f"The disguised message: dCor² {measured[0]:.3f} as trained, {measured[1]:.3f} U-centred.")
-own = on_pieces["own message, N = 128"]
-lower = [name for name, m, o in zip(("as trained", "U-centred"), measured, own, strict=True) if m < o]
-print(f"Lower than the client's own message: {', '.join(lower) or 'by neither estimate'}.")
-print(f"Undone by the inverse matrix: relative error {error:.1e}.")
+print(*chapter.disguised_in_words(measured, on_pieces["own message, N = 128"], error), sep="\n")
 
 # %% [markdown]
 # So a small value is a hope, and an attack has to test it. The attacker of this book knows the trained weights, and
@@ -255,25 +233,28 @@ print(f"Undone by the inverse matrix: relative error {error:.1e}.")
 #
 # The same short attack on the shipped client before and after NoPeek.
 
-# %%
-config = DragConfig.small({"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget])
+# %% tags=["hide-input"]
 clients = {"undefended": client}
 if zoo.available(SHIPPED):
-    clients["NoPeek"] = zoo.load_client(SHIPPED, at, device=device)
-    card = zoo.card(SHIPPED)
-    print(f"{SHIPPED} was trained with `{card['command']}`.")
+    clients["NoPeek"] = load_client(SHIPPED, at, device=device)
+    print(f"{SHIPPED} was trained with `{zoo.card(SHIPPED)['command']}`.")
 else:
     print(f"Not available: {SHIPPED}. `dragkit train nopeek --ship` makes it.")
-runs, similarity = {}, {}
+
+# %%
+turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget]
+config = DragConfig.small(turns)
+runs = {}
 for name, attacked in clients.items():
     with torch.no_grad():
         h = attacked(photos)
     runs[name] = drag(Message(h, attacked), prior, config, seeds=seed)
-    similarity[name] = metrics.ms_ssim(runs[name].images, photos)
-    record(f"ms_ssim_{name.lower()}", similarity[name], atol=0.15)
-    record_panel(name.lower(), runs[name].images, min_ssim=0.4)
 
-# %% mystnb={"image": {"alt": "Rows of two pictures: the photos, the reconstructions from the undefended client's messages, and from the NoPeek client's messages", "classes": "dark-light"}, "figure": {"caption": "The same short attack without and with NoPeek. Under each picture: MS-SSIM to the photo.", "name": "fig-nopeek-photos"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Rows of two pictures: the photos, the reconstructions from the undefended client's messages, and from the NoPeek client's messages", "classes": "dark-light"}, "figure": {"caption": "The same short attack without and with NoPeek. Under each picture: MS-SSIM to the photo.", "name": "fig-nopeek-photos"}}
+similarity = {name: metrics.ms_ssim(run.images, photos) for name, run in runs.items()}
+for name, run in runs.items():
+    record(f"ms_ssim_{name.lower()}", similarity[name], atol=0.15)
+    record_panel(name.lower(), run.images, min_ssim=0.4)
 plots.image_rows(
     {"photo": photos, **{name: run.images for name, run in runs.items()}},
     names,
@@ -284,30 +265,19 @@ plots.image_rows(
 # What did the training do to the messages? Both estimates on the pieces, and the number of directions in which messages
 # vary (the squared sum of the variances over the sum of their squares, which is 1 for a single direction):
 
-
 # %%
 def spread(z):
     """In how many directions a batch varies."""
-    variance = torch.linalg.svdvals((z - z.mean(0)).flatten(1).double()).square()
+    singular = torch.linalg.svdvals((z - z.mean(0)).flatten(1).double())
+    variance = singular.square()
     return float(variance.sum().square() / variance.square().sum())
 
-
+# %% tags=["hide-input"]
 with torch.no_grad():
     sent = {name: each(pieces).cpu() for name, each in clients.items()}
-changed = {name: [*estimates(pieces.cpu(), z), spread(z)] for name, z in sent.items()}
-pages.table(
-    ["128 pieces", "dCor² as trained", "dCor² U-centred", "directions"],
-    [[name, low, fair, f"{wide:.1f}"] for name, (low, fair, wide) in changed.items()],
-)
-
-# %%
-if "NoPeek" in changed:
-    (low0, fair0, wide0), (low1, fair1, wide1) = changed["undefended"], changed["NoPeek"]
-    print(f"The trained number went {'down' if low1 < low0 else 'up'} by {abs(low1 - low0):.3f}.")
-    print(f"The U-centred one went {'down' if fair1 < fair0 else 'up'} by {abs(fair1 - fair0):.3f}.")
-    print(
-        f"Messages vary in {'fewer' if wide1 < wide0 else 'no fewer'} directions: {wide0:.1f} before, {wide1:.1f} after."
-    )
+trained = {name: [*estimates(pieces.cpu(), z), spread(z)] for name, z in sent.items()}
+print(*chapter.changed_in_words(trained), sep="\n")
+chapter.changed(trained)
 
 # %% [markdown]
 # ## The control that is missing
@@ -319,112 +289,35 @@ if "NoPeek" in changed:
 # The other variants change one thing each. Their training and what was measured of them on validation photos is recorded
 # with `dragkit sweep defence_nopeek`:
 
-# %%
-study = pages.recorded("defence_nopeek")
+# %% tags=["hide-input"]
+variants = study("defence_nopeek")
+variants.origin
 
-
-def trained(rows):
-    """How each client was trained that differs from the shipped one, its correlations and its accuracy."""
-    models = {
-        label: row["models"][row["client"]] for label, row in rows.items() if row.get("client") in row.get("models", {})
-    }
-    base, table = rows[SHIPPED.removeprefix("nopeek-")]["models"][SHIPPED], []
-    for label, model in models.items():
-        if rows[label]["method"] != "drag":
-            continue
-        found = [model["measured"][key]["value"] for key in ("correlation", "correlation_unbiased", "top1")]
-        table.append([label, defence_study.changed(model, base) or "-", *found[:2], f"{found[2]:.1%}"])
-    return table
-
-
-print(pages.origin(study) if study else pages.missing("defence_nopeek"))
-header = ["client", "changed", "dCor as trained", "U-centred", "accuracy"]
-pages.table(header, trained(study["rows"])) if study else None
+# %% tags=["hide-input"]
+variants.show(chapter.trained)
 
 # %% [markdown]
 # ## Measured
 #
 # `dragkit sweep defence_nopeek` attacks every variant with the same photos and seeds.
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per NoPeek variant and attack, and for the reference rows: mean MS-SSIM to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of the reconstruction to the photo (higher leaks more), mean and 95 % interval, by variant and attack.", "name": "fig-nopeek-msssim"}}
-plots.intervals(pages.summaries(study, "ms_ssim"), "MS-SSIM") if study else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per NoPeek variant and attack, and for the reference rows: mean MS-SSIM to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of the reconstruction to the photo (higher leaks more), mean and 95 % interval, by variant and attack.", "name": "fig-nopeek-msssim"}}
+variants.intervals("ms_ssim")
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per NoPeek variant and attack, and for the reference rows: mean ST-LPIPS to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower leaks more), mean and 95 % interval, by variant and attack.", "name": "fig-nopeek-lpips"}}
-plots.intervals(pages.summaries(study, "st_lpips"), "ST-LPIPS") if study else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per NoPeek variant and attack, and for the reference rows: mean ST-LPIPS to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower leaks more), mean and 95 % interval, by variant and attack.", "name": "fig-nopeek-lpips"}}
+variants.intervals("st_lpips")
 
 # %% [markdown]
 # The bars are mostly the spread of the photos. Differences are taken photo by photo: DRAG on a variant minus DRAG on the
 # control.
 
-# %%
-shipped, control = (name.removeprefix("nopeek-") for name in (SHIPPED, CONTROL))
+# %% tags=["hide-input"]
+variants.show(chapter.ablation)
 
+# %% tags=["hide-input"]
+print(*chapter.effects(variants), sep="\n")
 
-def verdict(gap):
-    """What an interval of (variant - control) in MS-SSIM says."""
-    return "leaks less" if gap.high < 0 else "leaks more" if gap.low > 0 else "not told apart"
-
-
-def ablation(rows):
-    """Every row that DRAG attacked: what it leaks, what it is worth, and how it compares with the control."""
-    table = []
-    for label, row in rows.items():
-        if row.get("method") != "drag":
-            continue
-        same = label == control
-        gap = None if same or control not in rows else tables.difference(rows, label, control, "ms_ssim")
-        table.append(
-            [
-                label,
-                f"{row['accuracy'][0]:.1%}",
-                *(row[metric]["mean"] for metric in ("ms_ssim", "st_lpips")),
-                f"{row['retrieval_top1'][0]:.0%}",
-                f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})" if gap else "-",
-                verdict(gap) if gap else "the control" if same else "no control",
-            ]
-        )
-    return table
-
-
-header = ["client", "accuracy", "MS-SSIM", "ST-LPIPS", "found among 1,000", "MS-SSIM minus control", "by its interval"]
-pages.table(header, ablation(study["rows"])) if study else None
-
-
-# %%
-def read(rows):
-    """What NoPeek did, beside what further training did, in sentences."""
-    for a, b, what in (
-        (control, defence_study.OPEN, "further training alone"),
-        (shipped, control, "the loss, beside the same training without it"),
-        (shipped, defence_study.OPEN, "both together"),
-    ):
-        if a not in rows or b not in rows:
-            print(f"{what.capitalize()}: not recorded.")
-            continue
-        gap = tables.difference(rows, a, b, "ms_ssim")
-        lost = rows[a]["accuracy"][0] - rows[b]["accuracy"][0]
-        effect = "lower" if gap.high < 0 else "higher" if gap.low > 0 else "not told apart"
-        print(
-            f"{what.capitalize()}: MS-SSIM of DRAG {effect}, {gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f}). "
-            f"Accuracy: {100 * lost:+.1f} points."
-        )
-    network = f"{shipped}, inverse network"
-    if network in rows and shipped in rows:
-        gap = tables.difference(rows, network, shipped, "st_lpips")
-        first = "closer than" if gap.high < 0 else "further than" if gap.low > 0 else "not told apart from"
-        print(
-            f"An inverse network trained on NoPeek's messages is {first} DRAG in ST-LPIPS: {gap.mean:+.3f} "
-            f"({gap.low:+.3f} to {gap.high:+.3f})."
-        )
-    if shipped in rows:
-        above = defence_study.above_half(rows, shipped)
-        kept = "more than" if above.low > 0 else "less than" if above.high < 0 else "about"
-        print(f"DRAG keeps {kept} half of the MS-SSIM that it gains over the prior alone without the defence.")
-
-
-read(study["rows"]) if study else None
-
-# %%
+# %% tags=["hide-input"]
 for claim in ("nopeek-insufficient", "nopeek-lambda0-control"):
     print(pages.verdict(claim))
 

@@ -159,9 +159,9 @@ class SlicedWasserstein:
             raise ValueError(f"projections is {self.projections}; at least one direction is needed")
 
     def __call__(self, h_hat: Tensor, h: Tensor, mask: Tensor | None = None) -> Tensor:
-        return _with_prefix(self.prefix_tokens, self._of_sets, h_hat, h, mask)
+        return _with_prefix(self.prefix_tokens, self.of_sets, h_hat, h, mask)
 
-    def _of_sets(self, h_hat: Tensor, h: Tensor, mask: Tensor) -> Tensor:
+    def of_sets(self, h_hat: Tensor, h: Tensor, mask: Tensor) -> Tensor:
         directions = _directions(h.shape[2], self.projections, self.seed).to(h)
         a = (F.normalize(h_hat, dim=-1) @ directions).sort(1).values
         b = (F.normalize(h, dim=-1) @ directions).masked_fill(~mask[..., None], torch.inf).sort(1).values

@@ -59,18 +59,19 @@ def distance_correlation(
     if len(x) != len(z) or len(x) < least:
         raise ValueError(f"x holds {len(x)} and z {len(z)}; both must have the same number, {least} or more")
     with torch.autocast(x.device.type, enabled=False):
-        centre = _u_centred if unbiased else _centred
+        centre = u_centred if unbiased else centred
         a, b = centre(pairwise(x, dx)), centre(pairwise(z, dz))
         squared = (a * b).sum() / (a.square().sum() * b.square().sum() + _TINY).sqrt()
         return squared.sign() * (squared.abs() + _TINY).sqrt() if root else squared
 
 
-def _centred(d: Tensor) -> Tensor:
+def centred(d: Tensor) -> Tensor:
+    """Each entry without the means of its row and column."""
     return d - d.mean(0) - d.mean(1, keepdim=True) + d.mean()
 
 
-def _u_centred(d: Tensor) -> Tensor:
+def u_centred(d: Tensor) -> Tensor:
     """Each entry without the means of its row and column, which leave the diagonal out."""
     n = len(d)
-    centred = d - d.sum(0) / (n - 2) - d.sum(1, keepdim=True) / (n - 2) + d.sum() / ((n - 1) * (n - 2))
-    return centred * (1 - torch.eye(n, dtype=d.dtype, device=d.device))
+    rest = d - d.sum(0) / (n - 2) - d.sum(1, keepdim=True) / (n - 2) + d.sum() / ((n - 1) * (n - 2))
+    return rest * (1 - torch.eye(n, dtype=d.dtype, device=d.device))

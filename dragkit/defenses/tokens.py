@@ -28,7 +28,7 @@ class TokenShuffle(Defence):
     def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> TokenShuffle:
         if value is not None:
             raise ValueError(f"shuffle is given {value}; it has no strength")
-        return cls(_orderless(client))
+        return cls(orderless_layout(client))
 
     def __call__(self, h: Tensor, generator: torch.Generator) -> Tensor:
         prefix = self.layout.prefix_tokens
@@ -52,7 +52,7 @@ class TokenDrop(Defence):
 
     @classmethod
     def of(cls, client: SplitClient, value: float | None = None, photos: Tensor | None = None) -> TokenDrop:
-        return cls(_orderless(client), 0.5 if value is None else value)
+        return cls(orderless_layout(client), 0.5 if value is None else value)
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
@@ -73,7 +73,7 @@ class TokenDrop(Defence):
         return (h != 0).any(-1)
 
 
-def _orderless(client: SplitClient) -> Layout:
+def orderless_layout(client: SplitClient) -> Layout:
     """The layout of a client whose server ignores the order of its patch tokens.
 
     Raises:
