@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -107,6 +107,17 @@ def in_words(difference: Interval, metric: str) -> str:
     if difference.low <= 0 <= difference.high:
         return "not told apart"
     return "worse" if (difference.low > 0) == (DIRECTION[metric] == "lower") else "better"
+
+
+def leaks_in_words(difference: Interval, metric: str) -> str:
+    """The same from the defender's side, for whom a better attack "leaks more"."""
+    told = in_words(difference, metric)
+    return {"better": "leaks more", "worse": "leaks less"}.get(told, told)
+
+
+def sentences(parts: Iterable[str]) -> Line:
+    """Several sentences, each on a line of its own."""
+    return Line("\n\n".join(parts))
 
 
 def signed(interval: Interval, digits: int = 3) -> str:
