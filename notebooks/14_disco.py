@@ -39,15 +39,9 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import data, defenses, zoo
+from dragkit import DragConfig, Message, cosine_distance, data, defend, drag, hear, make_defence, metrics, zoo
 from dragkit.adaptive.distances import LoudChannels, channel_cosine_distance
-from dragkit.adaptive.replies import hear
-from dragkit.attacks.drag import drag
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
 from dragkit.defenses.disco import Mask, Pruner, PrunerShape, channel_mask, load_pruner
-from dragkit.distance import cosine_distance
-from dragkit.measures import metrics
 from draglab.chapters import ch14_disco as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
@@ -232,8 +226,8 @@ plan = {
 }
 runs = {"no mask": drag(Message(h, client), prior, config, seeds=seed)}
 for label, (recipe, reply) in plan.items() if trained else ():
-    defence = defenses.make(recipe, client)
-    received = defenses.defend(defence, h, seed)
+    defence = make_defence(recipe, client)
+    received = defend(defence, h, seed)
     message, threat = hear(reply, received, defence, client)
     runs[label] = drag(message, prior, config, seeds=seed, threat=threat)
 

@@ -42,25 +42,19 @@ seed = 0
 import torch
 from torch.nn import functional as F
 
-from dragkit import data, zoo
+from dragkit import DragConfig, Message, data, defend, drag, hear, load_client, load_prior, metrics
 from dragkit.adaptive.likelihood import Mahalanobis, average
-from dragkit.adaptive.replies import hear
-from dragkit.attacks.drag import drag
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
 from dragkit.defenses import (
     GaussianNoise,
     PacNoise,
     ShapedNoise,
     StochasticDepth,
     StochasticHeads,
-    defend,
     defend_images,
     shaped,
 )
 from dragkit.defenses.public import spread
 from dragkit.defenses.stochastic import ExpectedClient, HiddenParts
-from dragkit.measures import metrics
 from draglab import accuracy
 from draglab.chapters import ch15_randomness as chapter
 from draglab.pages import pages, plots
@@ -70,7 +64,7 @@ from draglab.training.augment import random_crop
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:6"
-client = zoo.load_client(at=at, device=device)
+client = load_client(at=at, device=device)
 demo = data.demo_images(64)
 names = ["astronaut", "coffee"]
 photos = torch.stack([demo[name] for name in names]).to(device)
@@ -318,7 +312,7 @@ pages.table(header, [[kind, *values] for kind, values in left.items()])
 turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget]
 quick = DragConfig(num_steps=turns, recurrence=1, guidance_rate=0.5)
 config = quick if budget == "ci" else DragConfig.small(turns)
-prior = zoo.load_prior(device=device)
+prior = load_prior(device=device)
 
 
 def attack(kind, queries):
@@ -359,7 +353,10 @@ plots.image_rows(
 # each residual branch (`depth`) or attention head (`heads`) is left out with some probability, and nobody is told which.
 
 # %%
-pages.source(HiddenParts.draw, HiddenParts.encode, StochasticDepth.attach, StochasticHeads.attach)
+pages.source(HiddenParts.draw, HiddenParts.encode)
+
+# %%
+pages.source(StochasticDepth.attach, StochasticHeads.attach)
 
 # %%
 hidden = {"depth": StochasticDepth.of(client), "heads": StochasticHeads.of(client)}

@@ -41,7 +41,7 @@ import math
 
 import torch
 
-from dragkit import data, zoo
+from dragkit import data, load_client
 from dragkit.bounds import (
     Gaussian,
     crb_mse,
@@ -62,7 +62,7 @@ from draglab.pages.study import study
 from draglab.training.augment import random_crop
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-client = zoo.load_client(at="block:6", device=device)
+client = load_client(at="block:6", device=device)
 
 
 def stream(after=0):
@@ -166,7 +166,8 @@ record("sampler_over_mean", ratio, atol=0.1)
 # %%
 count = {"ci": 400, "laptop": 2000, "colab": 8000, "paper": 8000}[budget]
 wide = torch.stack(list(data.demo_images(160).values()))
-crops = random_crop(wide[torch.randint(0, 4, (count,), generator=stream())], 0.1, stream())
+which = torch.randint(0, 4, (count,), generator=stream())
+crops = random_crop(wide[which], 0.1, stream())
 with torch.no_grad():
     features = torch.cat([client(x.to(device)).cpu() for x in crops.split(50)])
 unit = spread(client.tokens(features).double())

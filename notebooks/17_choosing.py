@@ -38,13 +38,10 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import data, zoo
-from dragkit.adaptive.replies import REPLIES, hear
-from dragkit.attacks.drag import drag
-from dragkit.attacks.threat import ThreatModel
-from dragkit.config import DragConfig
-from dragkit.defenses import Defence, defend, make
-from dragkit.measures import metrics, utility
+from dragkit import DragConfig, ThreatModel, data, defend, drag, hear, load_client, load_prior, make_defence, metrics
+from dragkit.adaptive.replies import REPLIES
+from dragkit.defenses import BaseDefence
+from dragkit.measures import utility
 from draglab import frontier
 from draglab.chapters import ch17_choosing as chapter
 from draglab.pages import pages, plots
@@ -52,8 +49,8 @@ from draglab.pages.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:6"
-client = zoo.load_client(at=at, device=device)
-prior = zoo.load_prior(device=device)
+client = load_client(at=at, device=device)
+prior = load_prior(device=device)
 photo = data.demo_images(64)["astronaut"][None].to(device)
 with torch.no_grad():
     h = client(photo)
@@ -81,7 +78,7 @@ pages.source(ThreatModel)
 
 # %%
 recipe = "rotate"
-defence = make(recipe, client)
+defence = make_defence(recipe, client)
 messages = defend(defence, h, seed)
 print(f"The server must know: {defence.server_knows}. Utility: {defence.utility}.")
 print(utility.consequence(client, h, defence.receive(messages[0])))
@@ -193,7 +190,7 @@ chapter.flattery_in_words(found)
 # that it does, "trained" that a network was trained for the defence. The last two columns come from the code:
 
 # %%
-pages.source(Defence)
+pages.source(BaseDefence)
 
 # %% tags=["hide-input"]
 chapter.costs_table(found)

@@ -46,8 +46,9 @@ def numbers_figure(nats: Tensor, posterior: Tensor, bounds: Mapping[int, Sequenc
     for size, found in bounds.items():
         lines[f"gallery, N = {size}"] = [max(float(bound.values.mean()), 1e-4) for bound in found]
     lines["entropy"] = posterior.log().mean(1).exp()
-    axes = {"xlabel": "information in a message (nats)", "ylabel": "mean squared error"}
-    return plots.curves(lines, nats, **axes, points=True, log=True)
+    return plots.curves(
+        lines, nats, xlabel="information in a message (nats)", ylabel="mean squared error", points=True, log=True
+    )
 
 
 def shares_of_truth(truth: Tensor, bounds: Mapping[int, Sequence[GalleryBound]]) -> dict[int, list[float]]:
@@ -233,10 +234,13 @@ def accuracy_figure(recorded: Study) -> Figure:
     """Accuracy of the server, and how often the best attacker names the right photo, over the noise."""
     levels = noise_levels(recorded)
     sides = {"accuracy of the server": "accuracy", "sent photo found in the gallery": "top1"}
+    mean, low, high = (
+        {label: [level[key][end] for level in levels] for label, key in sides.items()} for end in range(3)
+    )
     return plots.curves(
-        {label: [level[key][0] for level in levels] for label, key in sides.items()},
+        mean,
         _octaves(levels),
-        bands={label: tuple([level[key][end] for level in levels] for end in (1, 2)) for label, key in sides.items()},
+        bands={label: (low[label], high[label]) for label in sides},
         xlabel=NOISE,
         ylabel="share",
         points=True,
