@@ -422,7 +422,7 @@ recorded.show(chapter.losses_figure)
 # %% tags=["hide-input"]
 recorded.show(chapter.losses_in_words)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of MS-SSIM against the number of messages heard, one per mechanism with a band, and horizontal lines for the undefended attack and the prior alone", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of DRAG's reconstructions (lower is safer) against the number of messages about each photo, at equal loss of accuracy. Mean and 95 % interval.", "name": "fig-randomness-queries"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of MS-SSIM against the number of messages heard, one per mechanism with a band, and horizontal lines for the undefended attack and the prior alone", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of what DRAG (small, k=1) reconstructs (lower is safer) against the number of messages about each photo, at equal loss of accuracy. Mean and 95 % interval.", "name": "fig-randomness-queries"}}
 recorded.show(chapter.messages_figure)
 
 # %% tags=["hide-input"]

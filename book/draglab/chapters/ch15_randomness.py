@@ -163,7 +163,7 @@ def losses_in_words(recorded: Study) -> Line:
 
 def messages_figure(recorded: Study) -> Figure:
     """MS-SSIM of each mechanism over the number of messages, with the undefended attack and the prior alone."""
-    return plots.curves(**over_messages(recorded), xlabel="messages about each photo", ylabel=f"MS-SSIM of {DRAG}")
+    return plots.curves(**over_messages(recorded), xlabel="messages about each photo", ylabel="MS-SSIM")
 
 
 def over_messages(recorded: Study) -> dict[str, Any]:
