@@ -36,21 +36,16 @@ if "google.colab" in sys.modules:
 budget = "ci"  # how many turns the live attacks may take
 seed = 0
 
-# %%
+# %% tags=["hide-input"]
 import torch
 
-from dragkit import data, defenses, zoo
+from dragkit import DragConfig, Message, cosine_distance, data, defend, drag, hear, make_defence, metrics, zoo
 from dragkit.adaptive.distances import LoudChannels, channel_cosine_distance
-from dragkit.adaptive.replies import REPLIES, hear
-from dragkit.attacks.drag import drag
-from dragkit.attacks.message import Message
-from dragkit.config import DragConfig
 from dragkit.defenses.disco import Mask, Pruner, PrunerShape, channel_mask, load_pruner
-from dragkit.distance import cosine_distance
-from dragkit.measures import metrics
-from draglab import tables
+from draglab.chapters import ch14_disco as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
+from draglab.pages.study import study
 from draglab.studies import defence_study
 from draglab.studies.disco import SHIPPED
 from draglab.training.disco import DiscoRecipe, DiscoTask, reverse
@@ -65,12 +60,7 @@ photos = torch.stack([demo[name] for name in names]).to(device)
 with torch.no_grad():
     h = client(photos)
 tokens = client.tokens(h)
-if trained:
-    print(f"{SHIPPED} was trained with `{zoo.card(SHIPPED)['command']}`.")
-else:
-    print(
-        f"Not available: {SHIPPED}. `dragkit train disco --ship` makes it; the cells below use random gains meanwhile."
-    )
+chapter.client_in_words(trained)
 
 # %% [markdown]
 # ## What is sent
@@ -95,7 +85,7 @@ pages.source(channel_mask, Mask.apply)
 #
 # Here are the gains for the two photos, from the loudest channel to the quietest:
 
-# %%
+# %% tags=["hide-input"]
 if trained:
     pruner = load_pruner(client)
     mask = pruner.shape.mask
@@ -105,10 +95,12 @@ else:
     mask = Mask()
     pruner = Pruner(PrunerShape(tokens.shape[2], client.layout.prefix_tokens, mask=mask))
     scores = torch.randn(len(tokens), tokens.shape[2], generator=torch.Generator().manual_seed(seed)).to(device)
+
+# %%
 gains = mask.gains(scores)
 shown = mask.apply(tokens, gains, pruner)
 
-# %% mystnb={"image": {"alt": "Two falling curves, one per photo: the gains of the 128 channels from the largest to the smallest, on a logarithmic scale", "classes": "dark-light"}, "figure": {"caption": "Gains of the 128 channels, sorted, for two photos. A gain that is 0 in float32 is drawn at the lower edge.", "name": "fig-disco-gains"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two falling curves, one per photo: the gains of the 128 channels from the largest to the smallest, on a logarithmic scale", "classes": "dark-light"}, "figure": {"caption": "Gains of the 128 channels, sorted, for two photos. A gain that is 0 in float32 is drawn at the lower edge.", "name": "fig-disco-gains"}}
 sorted_gains = gains.sort(1, descending=True).values.clamp_min(1e-38)
 plots.curves(
     dict(zip(names, sorted_gains, strict=True)),
@@ -118,15 +110,8 @@ plots.curves(
     log=True,
 )
 
-# %%
-low = gains < 0.5
-common = int((low[0] & low[1]).sum())
-print(f"Turned below one half: {low.sum(1).tolist()} of {gains.shape[1]} channels; {common} of them in both photos.")
-gone = float((gains == 0).sum() / low.sum())
-print(f"Exactly 0 in float32: {(gains == 0).sum(1).tolist()}. Smallest other gain: {gains[gains > 0].min():.1e}.")
-print(f"Of the channels that were turned down, {gone:.0%} are gone in float32, the others are there and quiet.")
-if gone > 0.5:
-    print("So this soft mask is mostly a hard one, by the spread of its scores and not by its formula.")
+# %% tags=["hide-input"]
+chapter.gains_in_words(gains)
 
 # %% [markdown]
 # ## A distance that does not notice
@@ -137,7 +122,7 @@ if gone > 0.5:
 #
 # $$ \cos(s_c\, h_{\cdot c},\, \hat h_{\cdot c}) = \cos(h_{\cdot c},\, \hat h_{\cdot c}) \quad\text{for every } s_c > 0 . $$
 #
-# The attacker does not have to estimate the mask. He does not even have to know that it is there.
+# The attacker does not have to estimate the mask. They do not even have to know that it is there.
 
 # %%
 pages.source(channel_cosine_distance, LoudChannels)
@@ -151,14 +136,14 @@ pages.source(channel_cosine_distance, LoudChannels)
 # leave them out.
 
 # %%
-hard = mask.apply(tokens, channel_mask(scores, mask.ratio, mask.temperature, hard=True), pruner)
+pruned = channel_mask(scores, mask.ratio, mask.temperature, hard=True)
 step = shown.abs().amax((1, 2), keepdim=True) / 127
 arrivals = {
     "not masked": tokens,
     "soft mask": shown,
     "soft mask, half precision": shown.half().to(tokens.dtype),
     "soft mask, 8 bits": (shown / step).round() * step,
-    "hard mask": hard,
+    "hard mask": mask.apply(tokens, pruned, pruner),
 }
 distances = {
     "token by token": cosine_distance,
@@ -169,24 +154,15 @@ measured = {
     label: {name: float(d(tokens, arrived).mean()) for name, d in distances.items()}
     for label, arrived in arrivals.items()
 }
-silent = {label: float((arrived == 0).all(1).sum(1).float().mean()) for label, arrived in arrivals.items()}
+
+# %% tags=["hide-input"]
+silent = chapter.silent_channels(arrivals)
 record("soft_token_by_token", measured["soft mask"]["token by token"], atol=0.05)
 record("soft_channel_by_channel", measured["soft mask"]["channel by channel"], atol=1e-4)
-pages.table(
-    ["the photo's own message, received", *distances, "silent channels"],
-    [[label, *row.values(), f"{silent[label]:.1f}"] for label, row in measured.items()],
-)
+chapter.arrivals_table(measured, silent)
 
-# %%
-soft = measured["soft mask"]
-print(
-    f"The soft mask puts {soft['token by token']:.3f} between a message and itself, token by token, and "
-    f"{soft['channel by channel']:.1e}, channel by channel"
-    + (": rounding." if soft["channel by channel"] < 1e-4 else ".")
-)
-print(f"Silent channels: {silent['soft mask']:.0f} with the soft mask, {silent['hard mask']:.0f} with the hard one.")
-worse = [label for label in arrivals if measured[label]["channel by channel"] > 1e-3]
-print("Channel by channel, more than rounding is left by: " + (", ".join(worse) or "none of them") + ".")
+# %% tags=["hide-input"]
+chapter.arrivals_in_words(measured, silent)
 
 # %% [markdown]
 # Channels that are 0 in the received message are skipped: whatever they held is gone, and the attacker sees that it is.
@@ -219,48 +195,16 @@ pages.source(DiscoRecipe)
 # and it is small. A real attacker waits until the training is over, freezes the defence, and trains a **new** inverse
 # network on defended messages of public photos. The pruner cannot move any more.
 
+# %% tags=["hide-input"]
+recorded = study("defence_disco")
+chapter.judges_table(recorded)
 
-# %%
-study = pages.recorded("defence_disco")
-recorded = {
-    name: model for row in (study or {"rows": {}})["rows"].values() for name, model in row.get("models", {}).items()
-}
-
-
-def known(name, key):
-    """A number that was measured of a model, with the number of photos."""
-    value = recorded.get(name, {"measured": {}})["measured"].get(key)
-    return None if value is None else (value["value"], value["n"])
-
-
-judges = {
-    "the adversary of the training": known(SHIPPED, "adversary_psnr"),
-    "a new inverse network, same messages": known(zoo.inverse_name(SHIPPED, at, "disco"), "psnr"),
-}
-plain = zoo.card(zoo.inverse_name(zoo.CLIENT, at))["measured"]["psnr"]  # shipped
-judges["inverse network, client without DISCO"] = (plain["value"], plain["n"])
-pages.table(
-    ["who looks", "PSNR (dB)", "validation photos"],
-    [
-        [who, f"{found[0]:.1f}" if found else "not available", found[1] if found else "-"]
-        for who, found in judges.items()
-    ],
-)
-
-# %%
-inside, outside, _ = judges.values()
-if inside and outside:
-    gap = outside[0] - inside[0]
-    print(
-        f"A new network reads {abs(gap):.1f} dB {'more' if gap > 0 else 'less'} from the same messages than the adversary: "
-        + ("its report overstated the privacy." if gap > 0 else "here the adversary was no worse a judge.")
-    )
-else:
-    print(pages.missing("defence_disco"))
+# %% tags=["hide-input"]
+chapter.judges_in_words(recorded)
 
 # %% [markdown]
 # Take the comparison as it is: the new network also had more training. That is the point, an attacker may train as long
-# as he likes.
+# as they like.
 #
 # ## Two photos
 #
@@ -273,44 +217,36 @@ pages.source(hear)
 
 # %%
 prior = zoo.load_prior(device=device)
-config = DragConfig.small({"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget])
+turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget]
+config = DragConfig.small(turns)
 plan = {
-    "no mask": ("", ""),
     "soft mask": ("disco", ""),
     "soft mask, channel by channel": ("disco", "channelwise"),
     "hard mask, channel by channel": ("disco-hard", "channelwise"),
 }
-if not trained:
-    plan = {"no mask": ("", "")}
-    print(f"Not available: {SHIPPED}. So there is nothing to attack here but the undefended client.")
-runs, similarity = {}, {}
-for label, (recipe, reply) in plan.items():
-    if recipe:
-        defence = defenses.make(recipe, client)
-        with torch.no_grad():
-            received = defenses.defend(defence, h, seed)
-        message, threat = hear(reply, received, defence, client)
-        runs[label] = drag(message, prior, config, seeds=seed, threat=threat)
-    else:
-        runs[label] = drag(Message(h, client), prior, config, seeds=seed)
-    similarity[label] = metrics.ms_ssim(runs[label].images, photos)
+runs = {"no mask": drag(Message(h, client), prior, config, seeds=seed)}
+for label, (recipe, reply) in plan.items() if trained else ():
+    defence = make_defence(recipe, client)
+    received = defend(defence, h, seed)
+    message, threat = hear(reply, received, defence, client)
+    runs[label] = drag(message, prior, config, seeds=seed, threat=threat)
+
+# %% tags=["hide-input"]
+similarity = {label: metrics.ms_ssim(run.images, photos) for label, run in runs.items()}
+for label, run in runs.items():
     key = label.replace(",", "").replace(" ", "_")
     record(f"ms_ssim_{key}", similarity[label], atol=0.2)
-    record_panel(key, runs[label].images, min_ssim=0.3)
+    record_panel(key, run.images, min_ssim=0.3)
 
-# %% mystnb={"image": {"alt": "Rows of two pictures: the photos, and reconstructions without the mask, from the soft mask without and with the channel-wise distance, and from a hard mask", "classes": "dark-light"}, "figure": {"caption": "The same short attack on the client trained with DISCO. Under each picture: MS-SSIM to the photo.", "name": "fig-disco-photos"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Rows of two pictures: the photos, and reconstructions without the mask, from the soft mask without and with the channel-wise distance, and from a hard mask", "classes": "dark-light"}, "figure": {"caption": "The same short attack on the client trained with DISCO. Under each picture: MS-SSIM to the photo.", "name": "fig-disco-photos"}}
 plots.image_rows(
     {"photo": photos, **{label: run.images for label, run in runs.items()}},
     names,
     {label: [f"{s:.2f}" for s in similarity[label].tolist()] for label in runs},
 )
 
-# %%
-mean = {label: float(s.mean()) for label, s in similarity.items()}
-if trained:
-    unaware, aware = mean["soft mask"], mean["soft mask, channel by channel"]
-    print(f"Mean MS-SSIM: {', '.join(f'{label} {value:.2f}' for label, value in mean.items())}.")
-    print(f"On these two photos, comparing channel by channel {'helps' if aware > unaware else 'does not help'}.")
+# %% tags=["hide-input"]
+chapter.attacks_in_words(similarity)
 
 # %% [markdown]
 # "Does not notice the mask" and "as good as without a mask" are two things. The channel-wise distance weighs every
@@ -325,150 +261,36 @@ if trained:
 # photos for all messages. `disco-random` draws a mask for each message, and is the control: whatever the pruner learned,
 # it has to be better than chance. Other rows are clients that were trained with one switch turned.
 
-# %%
-print(pages.origin(study) if study else pages.missing("defence_disco"))
+# %% tags=["hide-input"]
+recorded.origin
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per mask and attacker, and for the reference rows: mean MS-SSIM to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of the reconstruction to the photo (higher leaks more), mean and 95 % interval, by mask and attacker.", "name": "fig-disco-msssim"}}
-plots.intervals(pages.summaries(study, "ms_ssim"), "MS-SSIM") if study else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per mask and attacker, and for the reference rows: mean MS-SSIM to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of the reconstruction to the photo (higher leaks more), mean and 95 % interval, by mask and attacker.", "name": "fig-disco-msssim"}}
+recorded.intervals("ms_ssim")
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per mask and attacker, and for the reference rows: mean ST-LPIPS to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower leaks more), mean and 95 % interval, by mask and attacker.", "name": "fig-disco-lpips"}}
-plots.intervals(pages.summaries(study, "st_lpips"), "ST-LPIPS") if study else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per mask and attacker, and for the reference rows: mean ST-LPIPS to the photo", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower leaks more), mean and 95 % interval, by mask and attacker.", "name": "fig-disco-lpips"}}
+recorded.intervals("st_lpips")
 
-
-# %%
-def verdict(gap, more="helps", less="harms"):
-    """What an interval of a difference in MS-SSIM says."""
-    return more if gap.low > 0 else less if gap.high < 0 else "not told apart"
-
-
-def replies(rows):
-    """What every known reply to every mask gains over the unaware attacker, photo by photo."""
-    table = []
-    for label, row in rows.items():
-        base = label.rpartition(", ")[0]
-        if not row.get("reply") or base not in rows or row["reply"] == "retrained":
-            continue
-        gap = tables.difference(rows, label, base, "ms_ssim")
-        told = f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
-        table.append([base, REPLIES[row["reply"]].label, row["ms_ssim"]["mean"], told, verdict(gap)])
-    return table
-
-
-header = ["mask", "reply", "MS-SSIM", "minus the unaware attacker's", "by its interval"]
-pages.table(header, replies(study["rows"])) if study else None
+# %% tags=["hide-input"]
+recorded.show(chapter.replies_table)
 
 # %% [markdown]
-# Next, what each mask costs and what it stops. The attacker chooses his reply: for each mask we show the one of lowest
+# Next, what each mask costs and what it stops. The attacker chooses their reply: for each mask we show the one of lowest
 # ST-LPIPS. The last column compares with the random mask, each against its strongest attacker.
 
-
-# %%
-def by_mask(rows):
-    """Each mask's strongest DRAG attacker, with what the mask costs."""
-    groups = {}
-    for label, row in rows.items():
-        if row.get("method") == "drag" and label != defence_study.OPEN:
-            groups.setdefault(label.partition(", ")[0], []).append(label)
-    return {mask_name: defence_study.strongest(rows, tried) for mask_name, tried in groups.items()}
-
-
-def costs(rows):
-    """One row per mask: accuracy, what the strongest attacker gets, and how that compares with random channels."""
-    worst, table = by_mask(rows), []
-    for name, label in worst.items():
-        row, chance = rows[label], worst.get("disco-random")
-        gap = tables.difference(rows, label, chance, "ms_ssim") if chance and name != "disco-random" else None
-        table.append(
-            [
-                name,
-                f"{row['accuracy'][0]:.1%}",
-                row["reply"] or "unaware",
-                *(row[metric]["mean"] for metric in ("ms_ssim", "st_lpips")),
-                f"{row['retrieval_top1'][0]:.0%}",
-                verdict(gap, "leaks more", "leaks less") if gap else "-",
-            ]
-        )
-    return table
-
-
-header = ["mask", "accuracy", "strongest reply", "MS-SSIM", "ST-LPIPS", "found among 1,000", "than random channels"]
-pages.table(header, costs(study["rows"])) if study else None
-
+# %% tags=["hide-input"]
+recorded.show(chapter.masks_table)
 
 # %% [markdown]
 # The rows at the end are clients of their own: the same training with one ingredient changed. Each beside the one with
 # all ingredients, both against their strongest DRAG attacker:
 
+# %% tags=["hide-input"]
+recorded.show(chapter.retrainings_table)
 
-# %%
-def retrainings(rows):
-    """What was changed in each training, and what that did to accuracy and leakage."""
-    worst, table = by_mask(rows), []
-    base = rows[worst["disco"]]
-    for label in worst.values():
-        row = rows[label]
-        if row["client"] in (SHIPPED, zoo.CLIENT):
-            continue
-        gap = tables.difference(rows, label, worst["disco"], "ms_ssim")
-        table.append(
-            [
-                defence_study.changed(row["models"][row["client"]], base["models"][SHIPPED]),
-                f"{100 * (row['accuracy'][0] - base['accuracy'][0]):+.1f}",
-                f"{gap.mean:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})",
-                verdict(gap, "leaks more", "leaks less"),
-            ]
-        )
-    return table
+# %% tags=["hide-input"]
+recorded.show(chapter.findings)
 
-
-header = ["changed in the training", "accuracy, points", "MS-SSIM", "by its interval"]
-changes = retrainings(study["rows"]) if study else []
-pages.table(header, changes) if changes else print("No other training has been recorded here.")
-
-
-# %%
-def read(rows):
-    """The findings in sentences."""
-    worst = by_mask(rows)
-    for a, b, what in (
-        ("disco-hard", "disco", "A hard mask beside the soft one"),
-        ("disco-static", "disco", "One mask for all messages beside one for each"),
-        ("disco-random", "disco", "Random channels beside learned ones"),
-    ):
-        if a not in worst or b not in worst:
-            print(f"{what}: not recorded.")
-            continue
-        gap = tables.difference(rows, worst[a], worst[b], "ms_ssim")
-        lost = 100 * (rows[worst[a]]["accuracy"][0] - rows[worst[b]]["accuracy"][0])
-        effect = verdict(gap, "leaks more", "leaks less")
-        print(f"{what}: {effect} ({gap.mean:+.3f}, {gap.low:+.3f} to {gap.high:+.3f}), accuracy {lost:+.1f} points.")
-    if "no mask" in rows and "disco" in worst:
-        gap = tables.difference(rows, worst["disco"], "no mask", "ms_ssim")
-        effect = verdict(gap, "more", "less")
-        line = f"as much as without a mask, or the difference is not seen: {gap.mean:+.3f}"
-        print(
-            f"The strongest DRAG gets {f'{effect} than without a mask: {gap.mean:+.3f}' if effect in ('more', 'less') else line}."
-        )
-    network = "disco, inverse network"
-    if network in rows and "disco" in worst:
-        gap = tables.difference(rows, network, worst["disco"], "st_lpips")
-        first = "closer than" if gap.high < 0 else "further than" if gap.low > 0 else "not told apart from"
-        quality = rows[network]["psnr"]
-        print(
-            f"The retrained inverse network is {first} the strongest DRAG in ST-LPIPS ({gap.mean:+.3f}). Its PSNR is "
-            f"{quality['mean']:.1f} dB ({quality['ci'][0]:.1f} to {quality['ci'][1]:.1f})."
-        )
-        if inside:
-            seen = quality["ci"][0] > inside[0]
-            print(
-                f"The adversary of the training reported {inside[0]:.1f} dB, "
-                + ("below that interval: it overstated the privacy." if seen else "not below that interval.")
-            )
-
-
-read(study["rows"]) if study else None
-
-# %%
+# %% tags=["hide-input"]
 for claim in ("disco-insufficient", "disco-channelwise-cosine"):
     print(pages.verdict(claim))
 
@@ -499,7 +321,7 @@ for claim in ("disco-insufficient", "disco-channelwise-cosine"):
 # <details><summary>Solution</summary>
 #
 # The token-wise cosine does not notice $u$, the channel-wise one does not notice $s$, and neither ignores both. The
-# attacker can remove both from either side before he compares: divide rows and columns in turn by their norms until all
+# attacker can remove both from either side before they compare: divide rows and columns in turn by their norms until all
 # are 1. Where nothing is zero this converges, and the result is the same with and without gains.
 #
 # </details>

@@ -38,40 +38,33 @@ if "google.colab" in sys.modules:
 budget = "ci"  # how many turns the attacks take
 seed = 0
 
-# %%
+# %% tags=["hide-input"]
 import torch
 from torch.nn import functional as F
 
-from dragkit import data, zoo
+from dragkit import DragConfig, Message, data, defend, drag, hear, load_client, load_prior, metrics
 from dragkit.adaptive.likelihood import Mahalanobis, average
-from dragkit.adaptive.replies import hear
-from dragkit.attacks.message import Message
-from dragkit.attacks.threat import ATTACKER
-from dragkit.config import DragConfig
 from dragkit.defenses import (
     GaussianNoise,
     PacNoise,
     ShapedNoise,
     StochasticDepth,
     StochasticHeads,
-    defend,
     defend_images,
     shaped,
 )
 from dragkit.defenses.public import spread
 from dragkit.defenses.stochastic import ExpectedClient, HiddenParts
-from dragkit.measures import intervals
-from dragkit.methods import METHODS, Setting
-from dragkit.zoo.knowledge import Knowledge
-from draglab import accuracy, tables
+from draglab import accuracy
+from draglab.chapters import ch15_randomness as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
+from draglab.pages.study import study
 from draglab.training.augment import random_crop
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:6"
-client = zoo.load_client(at=at, device=device)
-known = Knowledge(zoo.CLIENT, at, zoo.PRIOR, device)
+client = load_client(at=at, device=device)
 demo = data.demo_images(64)
 names = ["astronaut", "coffee"]
 photos = torch.stack([demo[name] for name in names]).to(device)
@@ -102,7 +95,7 @@ print(client.layout, tuple(h.shape))
 # probe per photo:
 
 # %%
-pages.source(shaped.estimate, shaped._score_gradient)
+pages.source(shaped.estimate, shaped.score_gradient)
 
 # %% [markdown]
 # The full matrices would have 8,320 rows. The library keeps one block of 128 for CLS and one that all patch tokens share.
@@ -116,16 +109,15 @@ generator = torch.Generator().manual_seed(seed)
 crops = random_crop(wide[torch.arange(160) % 2], 0.2, generator)
 with torch.no_grad():
     unit = spread(client.tokens(client(crops.to(device))).double().cpu())
-factors = shaped.assemble(
-    shaped.estimate(client, crops, seed) | {"std": torch.tensor(unit)}, client.layout.prefix_tokens
-)
+estimated = shaped.estimate(client, crops, seed) | {"std": torch.tensor(unit)}
+factors = shaped.assemble(estimated, client.layout.prefix_tokens)
 
 # %% [markdown]
 # Do the two sides care about the same directions? Take the eigenvectors of $K$ for the patch tokens, those that leak most
 # first, and ask for each which share of $K$ and which share of $G$ it carries.
 
-# %% mystnb={"image": {"alt": "Two curves over 128 directions on a logarithmic axis: the share of the leakage falls steeply, the share of what the server needs is plotted beside it", "classes": "dark-light"}, "figure": {"caption": "Share of the leakage and of the server's need along the eigenvectors of the leakage, patch tokens after block 6. An equal share would be 1/128.", "name": "fig-randomness-directions"}}
-leaks, directions = (part.flip(-1) for part in torch.linalg.eigh(factors.leakage[-1]))
+# %%
+directions = torch.linalg.eigh(factors.leakage[-1]).eigenvectors.flip(-1)
 
 
 def along(matrix):
@@ -133,8 +125,11 @@ def along(matrix):
     return (directions * (matrix @ directions)).sum(0) / matrix.trace()
 
 
+leak, need = along(factors.leakage[-1]), along(factors.need[-1])
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two curves over 128 directions on a logarithmic axis: the share of the leakage falls steeply, the share of what the server needs is plotted beside it", "classes": "dark-light"}, "figure": {"caption": "Share of the leakage and of the server's need along the eigenvectors of the leakage, patch tokens after block 6. An equal share would be 1/128.", "name": "fig-randomness-directions"}}
 plots.curves(
-    {"leakage": along(factors.leakage[-1]), "need of the server": along(factors.need[-1])},
+    {"leakage": leak, "need of the server": need},
     range(1, 129),
     xlabel="direction, by leakage",
     ylabel="share",
@@ -142,18 +137,8 @@ plots.curves(
     log=True,
 )
 
-# %%
-half = len(leaks) // 2
-before = {
-    name: float(along(matrix[-1])[:half].sum()) for name, matrix in (("leak", factors.leakage), ("need", factors.need))
-}
-print(
-    f"The {half} directions that leak most carry {before['leak']:.0%} of the leakage and {before['need']:.0%} of the need."
-)
-if before["leak"] > before["need"]:
-    print("The server leans on them less than the photo does: there is something to gain from shaping the noise.")
-else:
-    print("The server needs them as much as the photo shows in them: shaping can gain little.")
+# %% tags=["hide-input"]
+chapter.directions_in_words(leak, need)
 
 # %% [markdown]
 # ## The closed form
@@ -179,28 +164,25 @@ pages.source(shaped.least_leakage)
 # in the neighbourhood of the solution.
 
 # %%
-generator = torch.Generator().manual_seed(seed)
-
-
-def positive(count):
-    """Random covariances `(count, 8, 8)` with a wide spectrum."""
-    root = torch.randn(count, 8, 8, generator=generator, dtype=torch.float64) * torch.logspace(-1, 1, 8)
-    return root @ root.mT + 0.01 * torch.eye(8)
-
-
 def leak_at_equal_cost(k, g, sigma):
     """tr(K S^-1) of covariances that are multiplied so that tr(G S) = 1."""
     cost = (g @ sigma).diagonal(dim1=-2, dim2=-1).sum(-1)
-    return cost * torch.linalg.solve(sigma, k.expand_as(sigma)).diagonal(dim1=-2, dim2=-1).sum(-1)
+    inverse = torch.linalg.solve(sigma, k.expand_as(sigma))
+    return cost * inverse.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-k, g = positive(2)
+generator = torch.Generator().manual_seed(seed)
+k, g = chapter.random_covariances(2, generator)
 best = shaped.least_leakage(k, g)
 least = float(leak_at_equal_cost(k, g, best[None]))
-rivals = torch.cat([positive(1000), best / best.trace() + 0.001 * positive(1000)])
-others = leak_at_equal_cost(k, g, rivals)
-print(f"Leakage of the closed form 1, of the best of {len(others)} others {float(others.min()) / least:.4f}.")
-record("best_rival_over_closed_form", float(others.min()) / least, atol=0.5)
+anywhere = chapter.random_covariances(1000, generator)
+nearby = best / best.trace() + 0.001 * chapter.random_covariances(1000, generator)
+others = leak_at_equal_cost(k, g, torch.cat([anywhere, nearby]))
+rival = float(others.min()) / least
+print(f"Leakage of the closed form 1, of the best of {len(others)} others {rival:.4f}.")
+
+# %% tags=["remove-cell"]
+record("best_rival_over_closed_form", rival, atol=0.5)
 
 # %% [markdown]
 # Now with the client's own matrices. *PAC* noise (arXiv 2210.03458) is a published shape: variances in the ratio of the
@@ -214,38 +196,22 @@ shapes = {
     "PAC": factors.at_equal_cost(scale, PacNoise.shape(factors)),
     "shaped": factors.at_equal_cost(scale, ShapedNoise.shape(factors)),
 }
+
+# %% tags=["hide-input"]
 plain = factors.leak(shapes["isotropic"])
 for name, covariance in shapes.items():
     record(f"leak_{name}", factors.leak(covariance) / plain, atol=0.15)
-pages.table(
-    ["noise", "predicted cost (nats)", "leakage, isotropic = 1"],
-    [[name, factors.cost(cov) / 2, factors.leak(cov) / plain] for name, cov in shapes.items()],
-)
+chapter.shapes_table(factors, shapes)
 
-# %% mystnb={"image": {"alt": "Noise variance of three shapes along the 128 directions ordered by leakage, on a logarithmic axis: isotropic is flat, the others fall", "classes": "dark-light"}, "figure": {"caption": "Variance of the noise along the same directions, in units of isotropic noise of equal predicted cost.", "name": "fig-randomness-shapes"}}
-variance = {name: (directions * (cov[-1] @ directions)).sum(0) for name, cov in shapes.items()}
-plots.curves(
-    {name: values / variance["isotropic"] for name, values in variance.items()},
-    range(1, 129),
-    xlabel="direction, by leakage",
-    ylabel="variance, isotropic = 1",
-    log=True,
-)
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Noise variance of three shapes along the 128 directions ordered by leakage, on a logarithmic axis: isotropic is flat, the others fall", "classes": "dark-light"}, "figure": {"caption": "Variance of the noise along the same directions, in units of isotropic noise of equal predicted cost.", "name": "fig-randomness-shapes"}}
+chapter.variances_figure(directions, shapes)
 
 # %% [markdown]
 # The cost is a sum over all tokens, so a shape may be stronger on every patch token and save on CLS, at the same cost.
 # How each shape divides its budget:
 
-# %%
-cls_share = {
-    name: float((factors.need[0] @ cov[0]).trace()) * float(factors.tokens[0]) / factors.cost(cov)
-    for name, cov in shapes.items()
-}
-cls_variance = {name: float(cov[0].trace() / shapes["isotropic"][0].trace()) for name, cov in shapes.items()}
-pages.table(
-    ["noise", "share of the cost on CLS", "mean variance on CLS, isotropic = 1"],
-    [[name, cls_share[name], cls_variance[name]] for name in shapes],
-)
+# %% tags=["hide-input"]
+chapter.cls_table(factors, shapes)
 
 # %% [markdown]
 # ## Why equal accuracy is the only fair comparison
@@ -253,15 +219,15 @@ pages.table(
 # The prediction is a quadratic around zero noise. How long is it right? New crops, noise of growing strength, and the KL of
 # the server's answers, measured:
 
-# %%
-kinds = {"isotropic": GaussianNoise, "shaped": ShapedNoise}
+# %% tags=["hide-input"]
+kinds = ("isotropic", "shaped")
 
 
 def noise(kind, scale):
     """Noise of a shape and strength for this client, without the data set."""
     if kind == "isotropic":
         return GaussianNoise(client.layout, scale, scale * factors.std)
-    return kinds[kind].from_factors(client.layout, factors, scale)
+    return ShapedNoise.from_factors(client.layout, factors, scale)
 
 
 fresh = random_crop(wide[torch.arange(64) % 2], 0.2, torch.Generator().manual_seed(seed + 1)).to(device)
@@ -269,25 +235,26 @@ with torch.no_grad():
     sent = client(fresh)
     answer = client.server(sent).log_softmax(1)
 
-
+# %%
 @torch.no_grad()
 def measured_cost(defence):
-    """Mean KL (nats) of the server's answers to the crops with noise from those without."""
+    """Mean KL (nats) of the server's answers with noise from those without."""
     noisy = client.server(defend(defence, sent, seed)[0]).log_softmax(1)
     return float(F.kl_div(noisy, answer, log_target=True, reduction="batchmean"))
 
 
-table = []
+costs = []
 for strength in (0.1, 0.3, 1.0, 2.0):
     predicted = factors.cost(factors.isotropic(strength)) / 2
-    table.append([strength, predicted, *(measured_cost(noise(kind, strength)) for kind in kinds)])
-pages.table(["strength", "predicted (nats)", *(f"measured, {kind}" for kind in kinds)], table)
+    found = {kind: measured_cost(noise(kind, strength)) for kind in kinds}
+    costs.append((strength, predicted, found))
 
-# %%
-furthest = max(max(row[2:]) / row[1] for row in table), min(min(row[2:]) / row[1] for row in table)
-print(f"Measured over predicted lies between {furthest[1]:.2f} and {furthest[0]:.2f} over these strengths.")
-apart = max(max(row[2:]) / min(row[2:]) for row in table)
-print(f"Noises of equal predicted cost differ by up to a factor of {apart:.1f} in measured cost.")
+# %% tags=["hide-input"]
+header = ["strength", "predicted (nats)", *(f"measured, {kind}" for kind in kinds)]
+pages.table(header, [[strength, predicted, *found.values()] for strength, predicted, found in costs])
+
+# %% tags=["hide-input"]
+chapter.costs_in_words(costs)
 
 # %% [markdown]
 # So equal prediction need not be equal cost. Equal noise power is worse still: it would favour any shape that puts the
@@ -322,13 +289,20 @@ pages.source(average)
 # %%
 heard_times = (1, 4, 16)
 messages = {kind: defend(noise(kind, scale), h, seed, 16) for kind in kinds}
-rows = []
+units = {
+    "isotropic": lambda delta: delta / (scale * factors.std),
+    "shaped": noise("shaped", scale).whiten,
+}
+left = {}
+for kind, whiten in units.items():
+    means = [average(messages[kind][:n]) for n in heard_times]
+    left[kind] = [float(whiten(mean - h).square().mean()) for mean in means]
+
+# %% tags=["hide-input"]
 for kind in kinds:
-    whiten = noise(kind, scale).whiten if kind == "shaped" else (lambda delta: delta / (scale * factors.std))
-    left = [float(whiten(average(messages[kind][:n]) - h).square().mean()) for n in heard_times]
-    rows.append([kind, *left])
-    record(f"left_{kind}", left, atol=0.03)
-pages.table(["noise left (variance, in units of one message's)", *(f"k = {n}" for n in heard_times)], rows)
+    record(f"left_{kind}", left[kind], atol=0.03)
+header = ["noise left (variance, in units of one message's)", *(f"k = {n}" for n in heard_times)]
+pages.table(header, [[kind, *values] for kind, values in left.items()])
 
 # %% [markdown]
 # Now the attacks: DRAG after block 6, on both photos, by an attacker who knows the noise. Isotropic noise heard once and 16
@@ -336,28 +310,34 @@ pages.table(["noise left (variance, in units of one message's)", *(f"k = {n}" fo
 
 # %%
 turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget]
-config = DragConfig(num_steps=turns, recurrence=1, guidance_rate=0.5) if budget == "ci" else DragConfig.small(turns)
+quick = DragConfig(num_steps=turns, recurrence=1, guidance_rate=0.5)
+config = quick if budget == "ci" else DragConfig.small(turns)
+prior = load_prior(device=device)
 
 
 def attack(kind, queries):
     """DRAG by an attacker who knows the noise and hears so many messages per photo."""
-    message, threat = hear("likelihood", messages[kind][:queries], noise(kind, scale), client)
-    return METHODS["drag"].run(message, known, Setting(config, seed, threat=threat))
+    heard = messages[kind][:queries]
+    message, threat = hear("likelihood", heard, noise(kind, scale), client)
+    return drag(message, prior, config, seeds=seed, threat=threat)
 
 
-runs = {"no noise": METHODS["drag"].run(Message(h, client), known, Setting(config, seed, threat=ATTACKER))}
-runs |= {"isotropic, once": attack("isotropic", 1), "isotropic, 16 times": attack("isotropic", 16)}
-runs["shaped, once"] = attack("shaped", 1)
-scores = {label: tables.score(run.images, photos)["ms_ssim"] for label, run in runs.items()}
+runs = {
+    "no noise": drag(Message(h, client), prior, config, seeds=seed),
+    "isotropic, once": attack("isotropic", 1),
+    "isotropic, 16 times": attack("isotropic", 16),
+    "shaped, once": attack("shaped", 1),
+}
 
-# %% mystnb={"image": {"alt": "Rows of two pictures: the photos and the reconstructions without noise, through isotropic noise heard once and sixteen times, and through shaped noise heard once", "classes": "dark-light"}, "figure": {"caption": "What DRAG makes of the messages. Under each picture: MS-SSIM to the photo.", "name": "fig-randomness-pictures"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Rows of two pictures: the photos and the reconstructions without noise, through isotropic noise heard once and sixteen times, and through shaped noise heard once", "classes": "dark-light"}, "figure": {"caption": "What DRAG makes of the messages. Under each picture: MS-SSIM to the photo.", "name": "fig-randomness-pictures"}}
+scores = {label: metrics.ms_ssim(run.images, photos).tolist() for label, run in runs.items()}
 for label in runs:
     record("ms_ssim_" + label.replace(", ", "_").replace(" ", "_"), scores[label], atol=0.2)
 record_panel("no_noise", runs["no noise"].images, min_ssim=0.4)
 plots.image_rows(
     {"photo": photos, **{label: run.images for label, run in runs.items()}},
     names,
-    {label: [f"MS-SSIM {value:.2f}" for value in torch.as_tensor(scores[label]).tolist()] for label in runs},
+    {label: [f"MS-SSIM {value:.2f}" for value in scores[label]] for label in runs},
 )
 
 # %% [markdown]
@@ -373,10 +353,15 @@ plots.image_rows(
 # each residual branch (`depth`) or attention head (`heads`) is left out with some probability, and nobody is told which.
 
 # %%
-pages.source(HiddenParts.draw, HiddenParts.encode, StochasticDepth.attach, StochasticHeads.attach)
+pages.source(HiddenParts.draw, HiddenParts.encode)
+
+# %%
+pages.source(StochasticDepth.attach, StochasticHeads.attach)
 
 # %%
 hidden = {"depth": StochasticDepth.of(client), "heads": StochasticHeads.of(client)}
+
+# %% tags=["hide-input"]
 pages.table(
     ["mechanism", "left out with probability", "parts, one secret bit each"],
     [[name, part.share, len(part.sites) * part.units] for name, part in hidden.items()],
@@ -387,32 +372,36 @@ pages.table(
 #
 # What do repeated messages give here? Their mean converges as well, but not to $f_c(x)$: a network with parts missing
 # is another network, and the mean over networks is a third one. Against the *plain* client a bias remains. But the
-# attacker can average too: he compares with the mean of many random instances of his own copy (*expectation over
+# attacker can average too: they compare with the mean of many random instances of their own copy (*expectation over
 # transformations*, arXiv 1707.07397).
 
 # %%
 pages.source(ExpectedClient.forward)
 
 # %%
-away = []
+def away_from(guess, sent):
+    """Distance to the mean of so many messages, in units of the IR's spread."""
+    gaps = [(sent[:n].mean(0) - guess).square().mean() for n in heard_times]
+    return [float(gap) ** 0.5 / unit for gap in gaps]
+
+
+away = {}
 with torch.no_grad():
     for name, part in hidden.items():
         sent = defend_images(part, client, photos, seed, 16)
         expected = ExpectedClient(client, part, draws=32, seed=seed + 1)(photos)
-        for rival, guess in (("plain client", h), ("mean of 32 instances", expected)):
-            gaps = [float((sent[:n].mean(0) - guess).square().mean()) ** 0.5 / unit for n in heard_times]
-            away.append([name, rival, *gaps])
-header = ["mechanism", "distance to what the attacker computes from the true photo"]
-pages.table([*header, *(f"k = {n}" for n in heard_times)], away)
+        away[name] = away_from(h, sent), away_from(expected, sent)
 
-# %%
-for name in hidden:
-    plainly, knowingly = (row[-1] for row in away if row[0] == name)
-    closer = "closer to" if knowingly < plainly else "no closer to"
-    print(
-        f"{name}: the mean of 16 messages is {closer} the mean of instances than to the plain client "
-        f"({knowingly:.2f} against {plainly:.2f} of the IR's spread)."
-    )
+# %% tags=["hide-input"]
+rivals = ("plain client", "mean of 32 instances")
+header = ["mechanism", "distance to what the attacker computes from the true photo"]
+pages.table(
+    [*header, *(f"k = {n}" for n in heard_times)],
+    [[name, rival, *gaps] for name, both in away.items() for rival, gaps in zip(rivals, both, strict=True)],
+)
+
+# %% tags=["hide-input"]
+chapter.bias_in_words(away)
 
 # %% [markdown]
 # ## Recorded: equal accuracy, one, four and sixteen messages
@@ -420,92 +409,36 @@ for name in hidden:
 # `dragkit sweep defence_randomness` makes every mechanism as strong as one loss of accuracy allows, and attacks it with the
 # reply that suits it.
 
-# %%
-study = pages.recorded("defence_randomness")
-print(pages.origin(study) if study else pages.missing("defence_randomness"))
-recorded = study["rows"] if study else {}
-mechanisms = [label.removesuffix(", 1") for label in recorded if label.endswith(", 1")]
-counts = sorted({row["queries"] for row in recorded.values() if "queries" in row})
-repeated = [name for name in mechanisms if all(f"{name}, {count}" in recorded for count in counts)]
-if study:
-    print(f"Accuracy that each mechanism may lose on the photos where its strength is chosen: {study['lost']:.0%}.")
+# %% tags=["hide-input"]
+recorded = study("defence_randomness")
+recorded.origin
 
+# %% tags=["hide-input"]
+recorded.show(chapter.allowance_in_words)
 
-def percent(interval):
-    """(mean, low, high) as percentages."""
-    return f"{100 * interval[0]:.1f} [{100 * interval[1]:.1f}, {100 * interval[2]:.1f}]"
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per mechanism: accuracy lost on the whole validation split", "classes": "dark-light"}, "figure": {"caption": "Recorded: accuracy lost by each mechanism on all validation photos, paired by photo, mean and 95 % interval. The comparison is fair as far as these agree.", "name": "fig-randomness-cost"}}
+recorded.show(chapter.losses_figure)
 
+# %% tags=["hide-input"]
+recorded.show(chapter.losses_in_words)
 
-# %% mystnb={"image": {"alt": "One dot with a confidence bar per mechanism: accuracy lost on the whole validation split", "classes": "dark-light"}, "figure": {"caption": "Recorded: accuracy lost by each mechanism on all validation photos, paired by photo, mean and 95 % interval. The comparison is fair as far as these agree.", "name": "fig-randomness-cost"}}
-losses = {name: tuple(100 * value for value in recorded[f"{name}, 1"]["lost"]) for name in mechanisms}
-plots.intervals(
-    {f"{name} ({study['strengths'][name.partition('+')[0]]:.2f})": losses[name] for name in mechanisms},
-    "accuracy lost (points)",
-) if study else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of MS-SSIM against the number of messages heard, one per mechanism with a band, and horizontal lines for the undefended attack and the prior alone", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of what DRAG (small, k=1) reconstructs (lower is safer) against the number of messages about each photo, at equal loss of accuracy. Mean and 95 % interval.", "name": "fig-randomness-queries"}}
+recorded.show(chapter.messages_figure)
 
-# %%
-if study:
-    common = max(low for _, low, _ in losses.values()) <= min(high for _, _, high in losses.values())
-    print(
-        "The intervals have a value in common: the mechanisms cost the same as far as this measurement can tell."
-        if common
-        else "The intervals have no value in common: the mechanisms do not cost the same here, and gaps between them are partly that."
-    )
-
-
-# %% mystnb={"image": {"alt": "Curves of MS-SSIM against the number of messages heard, one per mechanism with a band, and horizontal lines for the undefended attack and the prior alone", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM of DRAG's reconstructions (lower is safer) against the number of messages about each photo, at equal loss of accuracy. Mean and 95 % interval.", "name": "fig-randomness-queries"}}
-def over_queries(metric):
-    """Arguments of `plots.curves`: each mechanism over the number of messages."""
-    cells = {name: [recorded[f"{name}, {count}"][metric] for count in counts] for name in repeated}
-    return {
-        "lines": {name: [cell["mean"] for cell in row] for name, row in cells.items()},
-        "bands": {name: tuple([cell["ci"][end] for cell in row] for end in (0, 1)) for name, row in cells.items()},
-        "levels": {name: recorded[name][metric]["mean"] for name in ("undefended", "prior only")},
-        "x": counts,
-        "points": True,
-    }
-
-
-plots.curves(**over_queries("ms_ssim"), xlabel="messages about each photo", ylabel="MS-SSIM") if study else None
-
-# %%
-pages.table(
-    ["photo found among 1,000 (%)", *(f"k = {count}" for count in counts)],
-    [[name, *(percent(recorded[f"{name}, {count}"]["retrieval_top1"]) for count in counts)] for name in repeated],
-) if study else None
+# %% tags=["hide-input"]
+recorded.show(chapter.retrieval_table)
 
 # %% [markdown]
 # The gaps, photo by photo: every mechanism against isotropic noise heard as often, and against itself heard once. Positive:
 # the reconstruction is closer to the photo.
 
+# %% tags=["hide-input"]
+recorded.show(chapter.comparisons_table)
 
-# %%
-def gap(a, b):
-    """Paired difference of MS-SSIM, its text and its verdict."""
-    found = intervals.paired_difference(recorded[a]["per_photo"]["ms_ssim"], recorded[b]["per_photo"]["ms_ssim"])
-    told = "leaks more" if found.low > 0 else "leaks less" if found.high < 0 else "not told apart"
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", told
+# %% tags=["hide-input"]
+recorded.show(chapter.order_in_words)
 
-
-heard = {count: [name for name in mechanisms if f"{name}, {count}" in recorded] for count in counts}
-pairs = [(f"{name}, {count}", f"gaussian, {count}") for count in counts for name in heard[count] if name != "gaussian"]
-pairs += [(f"{name}, {count}", f"{name}, 1") for name in repeated for count in counts if count > 1]
-pairs += [(label, ", ".join(label.split(", ")[:2])) for label in recorded if label.endswith("instances")]
-pages.table(
-    ["mechanism, messages", "against", "MS-SSIM", "by its interval"], [[a, b, *gap(a, b)] for a, b in pairs]
-) if study else None
-
-# %%
-if study:
-    for count in counts:
-        order = sorted(heard[count], key=lambda name: recorded[f"{name}, {count}"]["ms_ssim"]["mean"])
-        told = [gap(f"{other}, {count}", f"{order[0]}, {count}")[1] for other in order[1:]]
-        tied = [other for other, verdict in zip(order[1:], told, strict=True) if verdict == "not told apart"]
-        print(
-            f"{count} message{'s' if count > 1 else ''}: {order[0]} has the lowest MS-SSIM; "
-            f"not told apart from it: {', '.join(tied) or 'none'}."
-        )
-    print(f"{len(pairs)} intervals at 95 % were looked at: expect about {0.05 * len(pairs):.0f} wrong ones.")
+# %% tags=["hide-input"]
 print(pages.verdict("shaped-noise-beats-isotropic"))
 print(pages.verdict("queries-undo-noise"))
 
@@ -517,26 +450,21 @@ print(pages.verdict("queries-undo-noise"))
 #
 # ## Summary
 
-# %%
+# %% tags=["hide-input"]
 print(
     f"On this page's factors, shaped noise leaks {factors.leak(shapes['shaped']) / plain:.2f} times as much to an unbiased "
     "attacker as isotropic noise of equal predicted cost."
 )
-if study:
-    for count in (counts[0], counts[-1]):
-        told, by = gap(f"shaped, {count}", f"gaussian, {count}")
-        print(f"DRAG at equal accuracy, shaped against isotropic noise, messages heard {count}: {by} ({told}).")
-    undone = [name for name in repeated if gap(f"{name}, {counts[-1]}", f"{name}, 1")[1] == "leaks more"]
-    print(f"Mechanisms that leak more when heard {counts[-1]} times: {', '.join(undone) or 'none told apart'}.")
-else:
-    print("The study has not been recorded here, so this page has no verdict at equal accuracy.")
+
+# %% tags=["hide-input"]
+chapter.summary(recorded)
 
 # %% [markdown]
 # - What leaks and what the server needs are two matrices, and the best noise between them has a closed form.
 # - The closed form is optimal for its own objective: a second-order cost, and unbiased attackers.
 # - Mechanisms are compared at equal measured accuracy. Equal power or equal prediction are other comparisons.
 # - Independent randomness is spent once. $k$ messages undo a factor $\sqrt k$ of any noise.
-# - Hidden parts leave a bias against the plain client, and the attacker can remove it by averaging his own copy.
+# - Hidden parts leave a bias against the plain client, and the attacker can remove it by averaging their own copy.
 #
 # **What stops it?** Randomness can be placed better than everywhere, but not where the server does not see it: what it
 # reads, an attacker can read too. Whoever relies on noise has to count the messages about one photo, and give them a

@@ -35,27 +35,22 @@ if "google.colab" in sys.modules:
 budget = "ci"  # how many turns the three live attacks may take
 seed = 0
 
-# %%
+# %% tags=["hide-input"]
 import torch
 
-from dragkit import data, zoo
-from dragkit.adaptive.replies import REPLIES, hear
-from dragkit.attacks.drag import drag
-from dragkit.attacks.threat import ThreatModel
-from dragkit.config import DragConfig
-from dragkit.defenses import Defence, defend, make
-from dragkit.measures import metrics, utility
-from dragkit.methods import METHODS
-from dragkit.zoo.knowledge import Knowledge
+from dragkit import DragConfig, ThreatModel, data, defend, drag, hear, load_client, load_prior, make_defence, metrics
+from dragkit.adaptive.replies import REPLIES
+from dragkit.defenses import BaseDefence
+from dragkit.measures import utility
 from draglab import frontier
+from draglab.chapters import ch17_choosing as chapter
 from draglab.pages import pages, plots
 from draglab.pages.record import record, record_panel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 at = "block:6"
-client = zoo.load_client(at=at, device=device)
-known = Knowledge(zoo.CLIENT, at, zoo.PRIOR, device)
-config = DragConfig.small({"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget])
+client = load_client(at=at, device=device)
+prior = load_prior(device=device)
 photo = data.demo_images(64)["astronaut"][None].to(device)
 with torch.no_grad():
     h = client(photo)
@@ -83,7 +78,7 @@ pages.source(ThreatModel)
 
 # %%
 recipe = "rotate"
-defence = make(recipe, client)
+defence = make_defence(recipe, client)
 messages = defend(defence, h, seed)
 print(f"The server must know: {defence.server_knows}. Utility: {defence.utility}.")
 print(utility.consequence(client, h, defence.receive(messages[0])))
@@ -93,11 +88,16 @@ print(utility.consequence(client, h, defence.receive(messages[0])))
 # attack itself is the same in all three runs.
 
 # %%
+turns = {"ci": 40, "laptop": 100, "colab": 400, "paper": 1000}[budget]
+config = DragConfig.small(turns)
 attackers = {"": "does not know", "token gram": "knows", "undo": "holds server"}
 runs = {}
 for reply, label in attackers.items():
     message, threat = hear(reply, messages, defence, client)
-    runs[label] = drag(message, known.diffusion, config, seeds=seed, threat=threat)
+    runs[label] = drag(message, prior, config, seeds=seed, threat=threat)
+
+# %% tags=["hide-input"]
+for reply, label in attackers.items():
     print(f"{label}: {REPLIES[reply].label if reply else 'takes the message for an undefended one'}.")
 seen = {label: float(metrics.ms_ssim(run.images, photo)) for label, run in runs.items()}
 far = {label: float(metrics.st_lpips(run.images, photo)) for label, run in runs.items()}
@@ -105,9 +105,9 @@ first, *_, last = runs
 record("st_lpips_unaware", far[first], atol=0.15)
 record("st_lpips_aware", far[last], atol=0.08)
 record("ms_ssim_aware", seen[last], atol=0.15)
-print(f"Done: {len(runs)} attacks of {len(runs[first].trace['distance'])} turns each.")
+print(f"Done: {len(runs)} attacks of {len(runs[first].trace['distance'])} turns each, DRAG ({config.label}).")
 
-# %% mystnb={"image": {"alt": "The photo of an astronaut, then three reconstructions from the same rotated message, by attackers who know more from left to right", "classes": "dark-light"}, "figure": {"caption": "One defended message, three attackers. Under each picture: MS-SSIM and ST-LPIPS to the photo.", "name": "fig-choosing-three"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "The photo of an astronaut, then three reconstructions from the same rotated message, by attackers who know more from left to right", "classes": "dark-light"}, "figure": {"caption": "One defended message, three attackers. Under each picture: MS-SSIM and ST-LPIPS to the photo.", "name": "fig-choosing-three"}}
 record_panel("aware", runs[last].images, min_ssim=0.4)
 plots.image_grid(
     torch.cat([photo, *(run.images for run in runs.values())]),
@@ -115,16 +115,11 @@ plots.image_grid(
     ["photo", *(f"{label}\n{seen[label]:.2f}, {far[label]:.2f}" for label in runs)],
 )
 
-# %%
-best = min(far, key=far.get)
-print(f"ST-LPIPS of the attacker who does not know: {far[first]:.3f}. Of the strongest ({best}): {far[best]:.3f}.")
-if far[best] < far[first] / 2:
-    print("Judged by the first attacker the defence looks good. Judged by the strongest it is hardly one.")
-else:
-    print("On this photo knowing more did not bring any attacker much nearer.")
+# %% tags=["hide-input"]
+chapter.three_attackers_in_words(far)
 
 # %% [markdown]
-# So the verdict on a rotation follows from question 1. If the server's operator is the attacker, he owns the rotated
+# So the verdict on a rotation follows from question 1. If the server's operator is the attacker, they own the rotated
 # weights, and the rotation is written in them. If only the line is tapped, the rotation is a cipher, and ordinary
 # encryption does the same with less trouble. It helps against somebody in between, who hears messages in clear and knows
 # only the published model.
@@ -137,13 +132,9 @@ else:
 # %%
 pages.source(frontier.Point)
 
-# %%
-for study in frontier.STUDIES:
-    found = pages.recorded(study)
-    print(f"{study}: " + (pages.origin(found) if found else pages.missing(study)))
-everything = frontier.gather()
-plain = frontier.undefended(everything)
-print(f"Recorded here: {len(everything)} attacks on {len({p.defence for p in everything if p is not plain})} defences.")
+# %% tags=["hide-input"]
+found = chapter.gather()
+chapter.origins(found)
 
 # %% [markdown]
 # ## The strongest attacker, and what nothing beats
@@ -167,51 +158,14 @@ pages.source(frontier.worst_attack, frontier.frontier)
 # The same defences twice. First as an evaluation with one unchanged attack would show them, then with the strongest
 # attacker that was tried. Both figures have the same axes. Up is private, right is useful.
 
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Scatter of accuracy against ST-LPIPS, one point with bars per defence, coloured by family, for an attacker who does not know of the defence", "classes": "dark-light"}, "figure": {"caption": "Recorded, attacker unaware: accuracy against ST-LPIPS to the photo (higher is more private), with 95 % intervals. Named: what no other defence beats.", "name": "fig-pareto-unaware"}}
+chapter.unaware_figure(found)
 
-# %%
-metric = "st_lpips"
-naive = frontier.unaware(everything)
-strongest = frontier.worst_attack(everything)
-both = [name for name in naive if name in strongest]
+# %% tags=["hide-input"] mystnb={"image": {"alt": "The same scatter of accuracy against ST-LPIPS with the same axes, for the strongest attacker tried on each defence", "classes": "dark-light"}, "figure": {"caption": "Recorded, strongest attacker tried: the same defences and axes. Named: what no other defence beats.", "name": "fig-pareto-strongest"}}
+chapter.strongest_figure(found)
 
-
-def picture(attacks):
-    """Arguments of `plots.tradeoff`: points by family, names for those that nothing beats, axes that fit both figures."""
-    unbeaten = {p.defence for p in frontier.frontier(attacks, metric)}
-    series = {}
-    for p in attacks:
-        name = p.defence if p.defence in unbeaten else ""
-        series.setdefault(p.family, []).append((p.accuracy, p.leaks[metric], name))
-    shown = [p for known in (naive, strongest) for p in (known[name] for name in both)]
-    accuracies = [end for p in (*shown, plain) for end in p.accuracy]
-    distances = [end for p in (*shown, plain) for end in p.leaks[metric]]
-    levels = {"undefended": plain.leaks[metric].mean}
-    levels |= {name: row[metric].mean for name, row in frontier.references().items() if name == "prior only"}
-    top = max(*distances, *levels.values())
-    limits = (min(accuracies) - 0.02, max(accuracies) + 0.02), (min(distances) - 0.02, top + 0.06)
-    return {"points": series, "levels": levels, "limits": limits}
-
-
-axes = {"xlabel": "accuracy of the server", "ylabel": metrics.LABELS[metric]}
-
-
-# %% mystnb={"image": {"alt": "Scatter of accuracy against ST-LPIPS, one point with bars per defence, coloured by family, for an attacker who does not know of the defence", "classes": "dark-light"}, "figure": {"caption": "Recorded, attacker unaware: accuracy against ST-LPIPS to the photo (higher is more private), with 95 % intervals. Named: what no other defence beats.", "name": "fig-pareto-unaware"}}
-plots.tradeoff(**picture([naive[name] for name in both]), **axes) if both and plain else None
-
-# %% mystnb={"image": {"alt": "The same scatter of accuracy against ST-LPIPS with the same axes, for the strongest attacker tried on each defence", "classes": "dark-light"}, "figure": {"caption": "Recorded, strongest attacker tried: the same defences and axes. Named: what no other defence beats.", "name": "fig-pareto-strongest"}}
-plots.tradeoff(**picture([strongest[name] for name in both]), **axes) if both and plain else None
-
-# %%
-if both and plain:
-    before, after = (
-        [p.defence for p in frontier.frontier([chosen[name] for name in both], metric)] for chosen in (naive, strongest)
-    )
-    fell = [name for name in before if name not in after]
-    print(f"Not beaten when the attacker is unaware: {', '.join(before)}.")
-    print(f"Not beaten when he is the strongest that was tried: {', '.join(after)}.")
-    print(f"On the frontier by flattery alone: {', '.join(fell)}." if fell else "No defence fell off the frontier.")
-else:
-    print("No study has been recorded here, so this page has no figure and no verdict.")
+# %% tags=["hide-input"]
+chapter.frontier_in_words(found)
 
 # %% [markdown]
 # ### How much it flatters
@@ -220,21 +174,11 @@ else:
 # negative in the mean, because the strongest is chosen on the photos on which it is reported; a small value that is
 # barely above 0 may be the luck of that choice.
 
-# %% mystnb={"image": {"alt": "One dot with a bar per defence: the difference in ST-LPIPS between the unaware attacker and the strongest", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS of the unaware attacker minus that of the strongest, on the same photos, with 95 % interval. Defences whose strongest attacker is the unaware one are left out.", "name": "fig-flattery"}}
-gains = {name: frontier.flattery(naive[name], strongest[name], metric) for name in both}
-gains = {name: gap for name, gap in sorted(gains.items(), key=lambda item: -item[1].mean) if gap.mean > 0}
-plots.intervals(gains, "ST-LPIPS, unaware minus strongest") if gains else None
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a bar per defence: the difference in ST-LPIPS between the unaware attacker and the strongest", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS of the unaware attacker minus that of the strongest, on the same photos, with 95 % interval. Defences whose strongest attacker is the unaware one are left out.", "name": "fig-flattery"}}
+chapter.flattery_figure(found)
 
-# %%
-if both:
-    clear = [name for name, gap in gains.items() if gap.low > 0]
-    print(f"{len(both)} defences were attacked both ways. For {len(clear)} the interval of the difference excludes 0.")
-    if gains:
-        most = next(iter(gains))
-        gap = gains[most]
-        print(f"Most flattered: {most}, by {gap.mean:.3f} ({gap.low:.3f} to {gap.high:.3f}) in ST-LPIPS.")
-    same = [name for name in both if name not in gains]
-    print(f"Where no adaptive attacker did better than the unaware one: {', '.join(same) or 'nowhere'}.")
+# %% tags=["hide-input"]
+chapter.flattery_in_words(found)
 
 # %% [markdown]
 # The last line has two readings. Either there is nothing to adapt to, as with a client whose weights *are* the defence
@@ -246,26 +190,10 @@ if both:
 # that it does, "trained" that a network was trained for the defence. The last two columns come from the code:
 
 # %%
-pages.source(Defence)
+pages.source(BaseDefence)
 
-
-# %%
-def span(interval, digits=2):
-    """Mean and 95 % interval in few characters."""
-    return f"{interval.mean:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
-
-
-def in_points(interval):
-    """Accuracy lost, in percentage points."""
-    mean, low, high = (100 * value for value in interval)
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-ranked = sorted(strongest.values(), key=lambda p: frontier.lost(p, plain).mean) if plain else []
-cost = [[p.defence, in_points(frontier.lost(p, plain)), p.server_knows, p.utility] for p in ranked]
-pages.table(["defence", "accuracy lost (points)", "the server must know", "answer"], cost) if cost else print(
-    "No study has been recorded here yet."
-)
+# %% tags=["hide-input"]
+chapter.costs_table(found)
 
 # %% [markdown]
 # The intervals of the loss treat the two accuracies as independent. They were measured on the same photos, so the true
@@ -273,33 +201,11 @@ pages.table(["defence", "accuracy lost (points)", "the server must know", "answe
 #
 # And what leaks, to one message. MS-SSIM and retrieval are high when much leaks, ST-LPIPS is low.
 
+# %% tags=["hide-input"]
+chapter.leaks_table(found)
 
-# %%
-def two(name, measure):
-    """The unaware attacker's value and the strongest one's."""
-    first = span(naive[name].leaks[measure]) if name in naive else "not tried"
-    return first, span(strongest[name].leaks[measure])
-
-
-def who(p):
-    """The strongest attacker in words."""
-    reply = REPLIES[p.reply].label if p.reply else "no reply"
-    return reply if p.method == "drag" else f"{METHODS[p.method].label}, {reply}"
-
-
-header = ["defence", "strongest attacker", "ST-LPIPS unaware", "strongest", "MS-SSIM unaware", "strongest"]
-leaks = [[p.defence, who(p), *two(p.defence, "st_lpips"), *two(p.defence, "ms_ssim")] for p in ranked]
-if plain:
-    leaks.insert(0, [plain.defence, "-", "-", span(plain.leaks["st_lpips"]), "-", span(plain.leaks["ms_ssim"])])
-pages.table(header, leaks) if leaks else print("No study has been recorded here yet.")
-
-# %%
-found = [[p.defence, *two(p.defence, "retrieval_top1")] for p in ranked]
-if plain:
-    found.insert(0, [plain.defence, "-", span(plain.leaks["retrieval_top1"])])
-pages.table(["found first among 1,000 photos", "unaware", "strongest"], found) if found else print(
-    "No study has been recorded here yet."
-)
+# %% tags=["hide-input"]
+chapter.retrieval_table(found)
 
 # %% [markdown]
 # Names with `lambda0` or "no mask" are controls, not defences: the same training without the term that is meant to
@@ -312,21 +218,11 @@ pages.table(["found first among 1,000 photos", "unaware", "strongest"], found) i
 # enough, and shuffling helps until the attacker puts the tokens back in order. "Not enough" has a fixed meaning in these
 # tests: an attacker keeps more than half of the MS-SSIM that DRAG gains over the prior alone.
 
-# %%
-for id_ in ("disco-insufficient", "nopeek-insufficient", "shuffle-reorder-recovers", "shuffle-insufficient"):
-    print(pages.verdict(id_))
+# %% tags=["hide-input"]
+chapter.verdicts("disco-insufficient", "nopeek-insufficient", "shuffle-reorder-recovers", "shuffle-insufficient")
 
-# %%
-measured = {claim["id"]: claim for claim in pages.recorded("claims") or []}
-paper = {
-    "DISCO is not enough": "disco-insufficient",
-    "NoPeek is not enough": "nopeek-insufficient",
-    "re-ordering undoes shuffling": "shuffle-reorder-recovers",
-}
-tested = {what: measured[id_]["holds"] for what, id_ in paper.items() if id_ in measured}
-print(f"Of the {len(paper)} statements {len(tested)} have been tested here, and {sum(tested.values())} hold.")
-for what in (what for what, holds in tested.items() if not holds):
-    print(f"Not at this scale, or not with these attackers: {what}.")
+# %% tags=["hide-input"]
+chapter.paper_in_words()
 
 # %% [markdown]
 # A claim that does not hold here does not refute the paper, whose clients, photos and budgets are larger. A claim that
@@ -340,27 +236,12 @@ for what in (what for what, holds in tested.items() if not holds):
 # %%
 pages.source(frontier.affordable)
 
-# %%
-candidates = [p for p in strongest.values() if not p.control]
-choices = []
-for points in (0, 1, 2, 5, 10) if plain else ():
-    options = frontier.affordable(candidates, plain, points / 100)
-    if options:
-        first = options[0]
-        values = [span(first.leaks[m]) for m in ("st_lpips", "ms_ssim", "retrieval_top1")]
-        choices.append([f"{points} points", first.defence, first.server_knows, *values])
-pages.table(["to spare", "leaks least", "the server must know", "ST-LPIPS", "MS-SSIM", "found first"], choices) if (
-    choices
-) else print("No study has been recorded here yet.")
+# %% tags=["hide-input"]
+chosen = chapter.choices(found)
+chapter.choices_table(chosen)
 
-# %%
-nothing = frontier.references().get("prior only")
-for points, name, *_ in choices:
-    best = strongest[name].leaks[metric]
-    if nothing and best.high < nothing[metric].low:
-        print(f"{points}: even behind {name} the attacker is closer to the photo than the prior alone.")
-    elif nothing:
-        print(f"{points}: behind {name} the attacker is not told apart from the prior alone, with these photos.")
+# %% tags=["hide-input"]
+chapter.choices_in_words(chosen)
 
 # %% [markdown]
 # The best of many defences on 32 photos is partly the luckiest of many. Before you deploy it, attack it again on photos
@@ -371,21 +252,11 @@ for points, name, *_ in choices:
 # The table above counts attackers who hear a photo once. A camera that sends every frame, or an app that tries again
 # after a lost connection, gives them more. Where more messages were tried:
 
-# %%
-often = frontier.worst_attack(everything, queries=None)
-rows = [
-    [name, p.queries, span(strongest[name].leaks[metric]), span(p.leaks[metric])]
-    for name, p in often.items()
-    if p.queries > 1 and name in strongest
-]
-pages.table(
-    ["defence", "messages of a photo", "ST-LPIPS, one message", "ST-LPIPS, that many"], rows
-) if rows else print(
-    "No attack that hears more than one message is stronger than one that hears one, or none has been recorded here."
-)
+# %% tags=["hide-input"]
+chapter.messages_table(found)
 
-# %%
-print(pages.verdict("queries-undo-noise"))
+# %% tags=["hide-input"]
+chapter.verdicts("queries-undo-noise")
 
 # %% [markdown]
 # ### Guarantee or measurement?
@@ -394,9 +265,8 @@ print(pages.verdict("queries-undo-noise"))
 # lower bound that holds for *every* attacker exists for noise of known shape and for messages of few bits; what it is
 # worth is the subject of the chapter on bounds. Whether the attacks respect the bounds is a test of both:
 
-# %%
-for id_ in ("gallery-bound-holds", "bit-budget"):
-    print(pages.verdict(id_))
+# %% tags=["hide-input"]
+chapter.verdicts("gallery-bound-holds", "bit-budget")
 
 # %% [markdown]
 # ## An audit card
@@ -406,7 +276,7 @@ for id_ in ("gallery-bound-holds", "bit-budget"):
 # | | Field | Write down |
 # |---|---|---|
 # | 1 | System | model and checksum of its weights, cut, shape and type of the message, bytes per query |
-# | 2 | Threat model | who attacks; what he knows of client, defence and key; public photos, prior, queries per photo, computing |
+# | 2 | Threat model | who attacks; what they know of client, defence and key; public photos, prior, queries per photo, computing |
 # | 3 | Data | name, number of photos, licence, how far they are from what the prior was trained on |
 # | 4 | Defence | mechanism, parameters, who holds keys and seeds, how it was trained |
 # | 5 | Utility | metric with and without the defence, with intervals, on the whole test set |
@@ -423,33 +293,8 @@ for id_ in ("gallery-bound-holds", "bit-budget"):
 #
 # What the recorded studies can fill in, for the choice at two points:
 
-# %%
-pick = next((strongest[name] for points, name, *_ in choices if points == "2 points"), None)
-if pick:
-    told = pages.recorded(pick.study)["provenance"]
-    worst = sorted(pick.per_photo["ms_ssim"])[-max(1, len(pick.per_photo["ms_ssim"]) // 20) :]
-    tried = [p for p in everything if p.key == pick.key]
-    card = [
-        ["1 System", f"{pick.client}, cut at {at}, message {tuple(client.h_shape)}"],
-        ["2 Threat model", f"weights and public photos; the defence: {'known' if pick.adaptive else 'not used'}"],
-        ["3 Data", f"{len(pick.per_photo['ms_ssim'])} validation photos of Imagenette, 64 x 64"],
-        ["4 Defence", f"{pick.defence}; the server must know: {pick.server_knows}"],
-        ["5 Utility", f"accuracy {span(pick.accuracy, 3)}, without {span(plain.accuracy, 3)}"],
-        ["6 Attacks", "; ".join(f"{who(p)}, {p.queries} message(s)" for p in tried)],
-        [
-            "7 Reconstruction",
-            f"MS-SSIM {span(pick.leaks['ms_ssim'])}, in the worst 5 % of photos at least {worst[0]:.2f}",
-        ],
-        ["8 Identification", f"{span(pick.leaks['retrieval_top1'])} of 1,000; chance 0.001"],
-        ["9 Meaning", "not tested"],
-        ["10 Guarantee", "none from these runs"],
-        ["11 Repeated queries", "tested" if any(p.queries > 1 for p in tried) else "not tested"],
-        ["12 References", "; ".join(f"{k}: {span(v['ms_ssim'])}" for k, v in frontier.references().items())],
-        ["13 Examples", "not shown here"],
-        ["14 Verdict", "no thresholds were fixed before, so there is none"],
-        ["15 Repeat", f"{told['command']}, commit {told['commit']}, seeds {told['seeds']}, {told['date']}"],
-    ]
-pages.table(["field", "entry"], card) if pick else print("No study has been recorded here, so the card stays empty.")
+# %% tags=["hide-input"]
+chapter.audit_card(found, chosen.get(2), client.h_shape)
 
 # %% [markdown]
 # ## Summary

@@ -159,12 +159,12 @@ def estimate(client: SplitClient, photos: Tensor, seed: int = 0) -> dict[str, Te
             h, moved = torch.func.jvp(client, (x,), (v,))[:2]
         seen.append(h.cpu().double())
         sums["leakage"] = sums["leakage"] + _outer(moved)
-        sums["need"] = sums["need"] + _outer(_score_gradient(client, h, generator))
+        sums["need"] = sums["need"] + _outer(score_gradient(client, h, generator))
     h = torch.cat(seen)
     return {name: total / len(h) for name, total in sums.items()} | {"variation": _outer(h - h.mean(0)) / len(h)}
 
 
-def _score_gradient(client: SplitClient, h: Tensor, generator: torch.Generator) -> Tensor:
+def score_gradient(client: SplitClient, h: Tensor, generator: torch.Generator) -> Tensor:
     """Gradient of log p(y | h) in h, `(B, N, D)`, with y drawn from the server's p."""
     with torch.enable_grad():
         h = h.detach().requires_grad_()

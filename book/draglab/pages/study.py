@@ -114,6 +114,17 @@ def in_words(difference: Interval, metric: str) -> str:
     return "worse" if (difference.low > 0) == (DIRECTION[metric] == "lower") else "better"
 
 
+def leaks_in_words(difference: Interval, metric: str) -> str:
+    """The same from the defender's side, for whom a better attack "leaks more"."""
+    told = in_words(difference, metric)
+    return {"better": "leaks more", "worse": "leaks less"}.get(told, told)
+
+
+def sentences(parts: Iterable[str]) -> Line:
+    """Several sentences, each on a line of its own."""
+    return Line("\n\n".join(parts))
+
+
 def signed(interval: Interval, digits: int = 3) -> str:
     """ "+0.012 (0.004 to 0.020)"."""
     return f"{interval.mean:+.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
