@@ -155,10 +155,7 @@ ways = {
     f"T={turns // 8}, k=8": DragConfig(num_steps=turns // 8, recurrence=8),
     f"T={turns}, k=4": DragConfig(num_steps=turns, recurrence=4),
 }
-runs = {
-    way: drag(Message(h, client), prior, config, seeds=seed)
-    for way, config in ways.items()
-}
+runs = {way: drag(Message(h, client), prior, config, seeds=seed) for way, config in ways.items()}
 similarity = {way: metrics.ms_ssim(run.images, photos) for way, run in runs.items()}
 first, second, third, long = ways
 

@@ -215,6 +215,7 @@ plots.curves(
 # So: the same attack with a quarter of the steps and with three times as many, and the last estimate decoded. And once
 # more the threefold turns, spent on going back three times as often at the same steps.
 
+
 # %%
 def attack(**changes):
     """DRAG on the same message with some settings changed."""
@@ -316,9 +317,7 @@ small.show(chapter.settings_or_algorithm, overfit)
 # %%
 brief = config.with_(num_steps=min(10, config.num_steps))
 together = drag(Message(h, client), prior, brief, seeds=[seed, seed + 1])
-first, second = (
-    drag(Message(h[i : i + 1], client), prior, brief, seeds=[seed + i]) for i in (0, 1)
-)
+first, second = (drag(Message(h[i : i + 1], client), prior, brief, seeds=[seed + i]) for i in (0, 1))
 other_seed = drag(Message(h[:1], client), prior, brief, seeds=[seed + 2])
 
 # %% tags=["hide-input"]

@@ -220,10 +220,7 @@ if budget == "paper":
 # %%
 message = Message(h, client)
 here = [name for name in settings if name in available(zoo.CLIENT, at)]
-results = {
-    name: METHODS[name].run(message, known, Setting(settings[name], seed))
-    for name in here
-}
+results = {name: METHODS[name].run(message, known, Setting(settings[name], seed)) for name in here}
 
 # %% tags=["hide-input"]
 chapter.at_hand(here, list(settings))
@@ -458,10 +455,7 @@ truth = torch.tensor([list(demo).index(name) for name in names])
 with torch.no_grad():
     gallery = client.tokens(client(everyone))
     queries = {label: client.tokens(client(x)) for label, x in images.items()}
-ranks = {
-    label: identification.retrieval_ranks(query, gallery, truth).tolist()
-    for label, query in queries.items()
-}
+ranks = {label: identification.retrieval_ranks(query, gallery, truth).tolist() for label, query in queries.items()}
 
 # %% tags=["hide-input"]
 pages.table(["rank among four photos", *names], [[label, *row] for label, row in ranks.items()])

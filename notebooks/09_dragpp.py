@@ -143,6 +143,7 @@ def signal(strength):
     a_t = schedule.alpha_bar_at(prior.alpha_bar, t)
     return math.sqrt(a_t / (1 - a_t))
 
+
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two falling curves over the strength on a logarithmic scale: distance of guess and photo under noise, and above it that of two different photos, with a horizontal line at two deviations", "classes": "dark-light"}, "figure": {"caption": "How well guess and photo, and two different photos, can be told apart under the noise of a strength. In standard deviations of the noise; means.", "name": "fig-hidden"}}
 record("distance_of_latents", list(apart.values()), rtol=0.03)
 shares = torch.linspace(0.05, 0.95, 19).tolist()

@@ -126,6 +126,7 @@ def gaussian(scale):
     """What `make(f"gaussian:{scale}", client)` gives, with the unit from above."""
     return GaussianNoise(client.layout, scale, scale * unit)
 
+
 # %% [markdown]
 # ## What it costs
 #

@@ -66,6 +66,7 @@ def gaussian(*shape, stream=0):
     """Standard normal numbers, the same on every machine."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1000 * seed + stream))
 
+
 # %% [markdown]
 # ## The loss
 #
@@ -265,12 +266,14 @@ plots.image_rows(
 # What did the training do to the messages? Both estimates on the pieces, and the number of directions in which messages
 # vary (the squared sum of the variances over the sum of their squares, which is 1 for a single direction):
 
+
 # %%
 def spread(z):
     """In how many directions a batch varies."""
     singular = torch.linalg.svdvals((z - z.mean(0)).flatten(1).double())
     variance = singular.square()
     return float(variance.sum().square() / variance.square().sum())
+
 
 # %% tags=["hide-input"]
 with torch.no_grad():

@@ -163,6 +163,7 @@ pages.source(shaped.least_leakage)
 # A derivation can be wrong, so try it on two random matrices: thousands of other covariances of equal cost, at random and
 # in the neighbourhood of the solution.
 
+
 # %%
 def leak_at_equal_cost(k, g, sigma):
     """tr(K S^-1) of covariances that are multiplied so that tr(G S) = 1."""
@@ -234,6 +235,7 @@ fresh = random_crop(wide[torch.arange(64) % 2], 0.2, torch.Generator().manual_se
 with torch.no_grad():
     sent = client(fresh)
     answer = client.server(sent).log_softmax(1)
+
 
 # %%
 @torch.no_grad()
@@ -377,6 +379,7 @@ pages.table(
 
 # %%
 pages.source(ExpectedClient.forward)
+
 
 # %%
 def away_from(guess, sent):

@@ -69,6 +69,7 @@ def stream(after=0):
     """A generator that always begins alike."""
     return torch.Generator().manual_seed(seed + after)
 
+
 # %% [markdown]
 # ## The gallery bound
 #
