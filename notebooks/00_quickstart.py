@@ -36,7 +36,15 @@ photo = ""  # path of a photo of your own, added to the two demonstration photos
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import DragConfig, Message, cosine_distance, drag, load_client, load_prior, metrics
+from dragkit import (
+    DragConfig,
+    Message,
+    cosine_distance,
+    drag,
+    load_client,
+    load_prior,
+    metrics,
+)
 from dragkit.priors.sampling import ddim_sample
 from draglab.chapters import ch00_quickstart as chapter
 from draglab.pages import pages, plots
@@ -125,7 +133,11 @@ similarity = {kind: metrics.ms_ssim(shown, photos) for kind, shown in pictures.i
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows, one for each photo, of four pictures: the photo, what the prior draws without the message, the reconstruction, and the decoder's round trip of the photo", "classes": "dark-light"}, "figure": {"caption": "Photo, prior only, reconstruction from the message, decoder ceiling. Under each picture: MS-SSIM to the photo, which is 1 for the photo itself.", "name": "fig-quickstart"}}
 record_panel("reconstruction", found.images[:2], min_ssim=0.6)
 record_panel("ceiling", ceiling[:2], min_ssim=0.97)
-plots.image_rows(plots.by_photo(pictures.values(), names), list(pictures), chapter.captions(similarity, names))
+plots.image_rows(
+    plots.by_photo(pictures.values(), names),
+    list(pictures),
+    chapter.captions(similarity, names),
+)
 
 # %% [markdown]
 # ## The attacker's number, and ours
@@ -149,7 +161,10 @@ plots.curves(
     range(1, len(trace) + 1),
     xlabel="turn",
     ylabel="IR distance to the message",
-    levels={f"{kind} (mean)": float(distance[kind].mean()) for kind in ("prior only", "decoder ceiling")},
+    levels={
+        f"{kind} (mean)": float(distance[kind].mean())
+        for kind in ("prior only", "decoder ceiling")
+    },
 )
 
 # %% [markdown]
@@ -172,7 +187,13 @@ rebuilt = values["rebuilt from h"]
 record("ms_ssim_reconstruction", rebuilt[ms_ssim][:2], atol=0.06, direction="higher")
 record("st_lpips_reconstruction", rebuilt[st_lpips][:2], atol=0.06, direction="lower")
 record("distance_reconstruction", found.distance[:2], atol=0.03, direction="lower")
-record("psnr_ceiling", values["decoder ceiling"][psnr][:2], atol=0.1, direction="higher", unit="dB")
+record(
+    "psnr_ceiling",
+    values["decoder ceiling"][psnr][:2],
+    atol=0.1,
+    direction="higher",
+    unit="dB",
+)
 chapter.comparison_table(values, distance, names)
 
 # %% tags=["hide-input"]

@@ -124,7 +124,10 @@ for depth in depths:
     found.append(chapter.reactions(cut, photos, copies))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves of IR distance against the block after which the model is cut: to another photo, with a band for the range over pairs, to a blurred copy and to a shifted copy", "classes": "dark-light"}, "figure": {"caption": "IR distance between a photo and another photo (band: smallest and largest of all pairs), its blurred copy, and its shifted copy, by depth of the cut. Means over four photos.", "name": "fig-ir-distance"}}
-measured = {name: [at_depth[name][0] for at_depth in found] for name in ("another photo", *copies)}
+measured = {
+    name: [at_depth[name][0] for at_depth in found]
+    for name in ("another photo", *copies)
+}
 for name, values in measured.items():
     record(f"ir_distance_{name.replace(' ', '_')}", values, atol=0.01)
 _, lows, highs = zip(*(at_depth["another photo"] for at_depth in found), strict=True)
@@ -222,7 +225,9 @@ kinds = {
 }
 
 # %% tags=["hide-input"]
-pages.table(["attacker", "in words"], [[name, str(threat)] for name, threat in kinds.items()])
+pages.table(
+    ["attacker", "in words"], [[name, str(threat)] for name, threat in kinds.items()]
+)
 
 # %% [markdown]
 # ## Summary

@@ -71,9 +71,15 @@ psnr, ssim = metrics.psnr(ceiling, photos), metrics.ssim(ceiling, photos)
 record("roundtrip_psnr", psnr, atol=0.1, direction="higher", unit="dB")
 record("roundtrip_ssim", ssim, atol=0.01, direction="higher")
 record_panel("roundtrip", ceiling, min_ssim=0.97)
-quality = [f"{p:.1f} dB, {s:.2f}" for p, s in zip(psnr.tolist(), ssim.tolist(), strict=True)]
+quality = [
+    f"{p:.1f} dB, {s:.2f}" for p, s in zip(psnr.tolist(), ssim.tolist(), strict=True)
+]
 difference = ((ceiling - photos).abs() * 4).clamp(0, 1)
-plots.image_rows({"photo": photos, "round trip": ceiling, "4 x difference": difference}, names, {"round trip": quality})
+plots.image_rows(
+    {"photo": photos, "round trip": ceiling, "4 x difference": difference},
+    names,
+    {"round trip": quality},
+)
 
 # %% tags=["hide-input"]
 chapter.roundtrip_in_words(photos, z_0, psnr, names)
@@ -85,7 +91,11 @@ chapter.roundtrip_in_words(photos, z_0, psnr, names)
 # to about unit variance, because the noise that diffusion adds has unit variance too.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Sixteen maps of eight by eight cells, one for each channel of the latent of one photo, coloured from negative to positive", "classes": "dark-light"}, "figure": {"caption": "The channels of one photo's latent.", "name": "fig-latent"}}
-plots.heat_maps({str(c): channel for c, channel in enumerate(z_0[names.index("astronaut")])}, "value", columns=8)
+plots.heat_maps(
+    {str(c): channel for c, channel in enumerate(z_0[names.index("astronaut")])},
+    "value",
+    columns=8,
+)
 
 # %% tags=["hide-input"]
 record("latent_std", float(z_0.std()), atol=0.02)
@@ -106,7 +116,10 @@ pages.source(schedule.add_noise, schedule.scaled_linear_alpha_bar)
 half = int((prior.alpha_bar < 0.5).nonzero()[0])
 record("half_signal_timestep", half, atol=0)
 plots.curves(
-    {"signal's share of the variance": prior.alpha_bar, "noise's share": 1 - prior.alpha_bar},
+    {
+        "signal's share of the variance": prior.alpha_bar,
+        "noise's share": 1 - prior.alpha_bar,
+    },
     xlabel="timestep t",
     ylabel="share of the variance",
     levels={f"half and half at t = {half}": 0.5},
@@ -180,7 +193,9 @@ stochastic = ddim_sample(prior, seeds[:6], num_steps, eta=1.0)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of six pictures from the same six starting noises, sampled without and with fresh noise", "classes": "dark-light"}, "figure": {"caption": "The same first noise, without and with fresh noise in every step.", "name": "fig-eta"}}
 record_panel("samples_eta_1", stochastic, min_ssim=0.85)
-plots.image_rows({"eta = 0": samples[:6], "eta = 1": stochastic}, [f"seed {s}" for s in seeds[:6]])
+plots.image_rows(
+    {"eta = 0": samples[:6], "eta = 1": stochastic}, [f"seed {s}" for s in seeds[:6]]
+)
 
 # %% tags=["hide-input"]
 chapter.fresh_noise_in_words(samples[:6], again, stochastic)
@@ -218,7 +233,14 @@ with torch.no_grad():
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Four curves of the relative error of the noise prediction over the timestep: photos, photos upside down, photos with shuffled tiles, and random pixels", "classes": "dark-light"}, "figure": {"caption": "Error of the predicted noise, relative to knowing nothing. Means over four pictures of each kind and four draws of noise.", "name": "fig-knows"}}
 for kind, values in errors.items():
     record(f"noise_error_{kind.replace(' ', '_')}", values, rtol=0.05)
-plots.curves(errors, times, xlabel="timestep t", ylabel="relative error", levels={"knows nothing": 1.0}, points=True)
+plots.curves(
+    errors,
+    times,
+    xlabel="timestep t",
+    ylabel="relative error",
+    levels={"knows nothing": 1.0},
+    points=True,
+)
 
 # %% tags=["hide-input"]
 chapter.what_it_expects(errors)

@@ -36,7 +36,16 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import DragConfig, Message, data, drag, load_client, load_prior, metrics, schedule
+from dragkit import (
+    DragConfig,
+    Message,
+    data,
+    drag,
+    load_client,
+    load_prior,
+    metrics,
+    schedule,
+)
 from dragkit.attacks.drag import gradient, turn
 from dragkit.streams import SeededNoise
 from draglab.chapters import ch03_tweedie as chapter
@@ -179,7 +188,10 @@ with torch.no_grad():
 record("ir_distance_noisy", raw.mean(1), atol=0.02)
 record("ir_distance_tweedie", tweedied.mean(1), atol=0.02, direction="lower")
 plots.curves(
-    {"noisy latent, decoded": raw.mean(1), "Tweedie's estimate, decoded": tweedied.mean(1)},
+    {
+        "noisy latent, decoded": raw.mean(1),
+        "Tweedie's estimate, decoded": tweedied.mean(1),
+    },
     times,
     xlabel="timestep t",
     ylabel="IR distance",
@@ -221,7 +233,9 @@ runs = {
 }
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three rows of two pictures: the photos, reconstructions with Tweedie's estimate, and reconstructions without it", "classes": "dark-light"}, "figure": {"caption": "The same short attack with and without Tweedie's estimate. Under each picture: MS-SSIM to the photo and final IR distance.", "name": "fig-tweedie-ablation"}}
-similarity = {name: metrics.ms_ssim(run.images, photos[:2]) for name, run in runs.items()}
+similarity = {
+    name: metrics.ms_ssim(run.images, photos[:2]) for name, run in runs.items()
+}
 for name, run in runs.items():
     record(f"ms_ssim_{name.replace(' ', '_')}", similarity[name], atol=0.08)
     record(f"distance_{name.replace(' ', '_')}", run.distance, atol=0.05)

@@ -41,7 +41,16 @@ import math
 
 import torch
 
-from dragkit import DragConfig, Message, data, drag, load_client, load_prior, metrics, schedule
+from dragkit import (
+    DragConfig,
+    Message,
+    data,
+    drag,
+    load_client,
+    load_prior,
+    metrics,
+    schedule,
+)
 from dragkit.attacks import guidance
 from dragkit.attacks.drag import Step, guided_step
 from dragkit.streams import SeededNoise
@@ -132,7 +141,9 @@ for step, rate in rates.items():
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Five rows of two pictures: the photos, and reconstructions with spherical steps, DPS, universal guidance and MPGD", "classes": "dark-light"}, "figure": {"caption": "One sampler, four ways to work the direction in. Under each picture: MS-SSIM to the photo and IR distance to the message.", "name": "fig-four-steps"}}
 for step, run in ways.items():
     record(f"distance_{step}", run.distance, atol=0.06)
-plots.image_rows({"photo": photos, **chapter.rows(ways)}, names, chapter.captions(ways, photos))
+plots.image_rows(
+    {"photo": photos, **chapter.rows(ways)}, names, chapter.captions(ways, photos)
+)
 
 # %% tags=["hide-input"]
 chapter.by_distance(ways, num_steps)
@@ -174,7 +185,12 @@ for n, draws in ((2, 200_000), (16, 200_000), (size, 10_000)):
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves of how often a length occurs, for 2, 16 and 1024 dimensions: broad, narrower, and a sharp peak at one", "classes": "dark-light"}, "figure": {"caption": "Length of Gaussian noise in n dimensions, divided by the square root of n. At least 10,000 draws, every curve scaled to its highest point.", "name": "fig-norms"}}
 record("shell_thickness", list(spread.values()), rtol=0.05)
-plots.curves(histograms, (edges[1:] + edges[:-1]) / 2, xlabel="length / sqrt(n)", ylabel="how often (highest = 1)")
+plots.curves(
+    histograms,
+    (edges[1:] + edges[:-1]) / 2,
+    xlabel="length / sqrt(n)",
+    ylabel="how often (highest = 1)",
+)
 
 # %% tags=["hide-input"]
 chapter.shell_table(spread)
@@ -238,7 +254,10 @@ plots.plane(
 
 # %% tags=["hide-input"]
 away = {"DSG": sphere, "DPS, as long": plain}
-radii = {name: [float((guidance.norm(steps[w]) / radius).mean()) for w in some] for name, steps in away.items()}
+radii = {
+    name: [float((guidance.norm(steps[w]) / radius).mean()) for w in some]
+    for name, steps in away.items()
+}
 record("radius_dsg", radii["DSG"], atol=1e-4)
 record("radius_dps", radii["DPS, as long"], atol=0.03)
 chapter.radius_table(radii, some, size)
@@ -263,7 +282,12 @@ for kind, angles in turned.items():
         angles.append(plane.turned(mixture))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two curves of the angle turned against the rate: slerp is a straight line, lerp is S-shaped below it at first and above it later", "classes": "dark-light"}, "figure": {"caption": "How far a step is turned from the random point towards the guided one, for the same noise and direction.", "name": "fig-lerp-slerp"}}
-record("angle_lerp_slerp_at_0.2", [turned["lerp"][4], turned["slerp"][4]], atol=1.0, unit="degrees")
+record(
+    "angle_lerp_slerp_at_0.2",
+    [turned["lerp"][4], turned["slerp"][4]],
+    atol=1.0,
+    unit="degrees",
+)
 plots.curves(turned, grid, xlabel="rate w", ylabel="angle turned (degrees)")
 
 # %% tags=["hide-input"]
@@ -280,11 +304,17 @@ chapter.two_strengths(turned["lerp"][4], turned["slerp"][4])
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Six rows of two pictures: the photos, and reconstructions with guidance rates 0, 0.05, 0.2, 0.5 and 1", "classes": "dark-light"}, "figure": {"caption": "The same attack with five guidance rates. Under each picture: MS-SSIM to the photo and IR distance to the message.", "name": "fig-rates"}}
 similarity = {rate: metrics.ms_ssim(run.images, photos) for rate, run in runs.items()}
-record("rate_distance", [float(run.distance.mean()) for run in runs.values()], atol=0.06)
+record(
+    "rate_distance", [float(run.distance.mean()) for run in runs.values()], atol=0.06
+)
 record("rate_ms_ssim", [float(s.mean()) for s in similarity.values()], atol=0.08)
-record_panel("rates", torch.cat([runs[rate].images for rate in (0.0, 0.2, 0.5)]), min_ssim=0.5)
+record_panel(
+    "rates", torch.cat([runs[rate].images for rate in (0.0, 0.2, 0.5)]), min_ssim=0.5
+)
 named = {f"rate {rate}": run for rate, run in runs.items()}
-plots.image_rows({"photo": photos, **chapter.rows(named)}, names, chapter.captions(named, photos))
+plots.image_rows(
+    {"photo": photos, **chapter.rows(named)}, names, chapter.captions(named, photos)
+)
 
 # %% tags=["hide-input"]
 chapter.rate_table(runs, similarity, photos)
@@ -336,7 +366,10 @@ record("ms_ssim_stretched", torch.stack(kept).mean(1), atol=0.02)
 plots.image_rows(
     plots.by_photo(stretched, names),
     [f"x {factor}" for factor in factors],
-    {name: [f"{float(values[i]):.2f}" for values in kept] for i, name in enumerate(names)},
+    {
+        name: [f"{float(values[i]):.2f}" for values in kept]
+        for i, name in enumerate(names)
+    },
 )
 
 # %% tags=["hide-input"]
@@ -371,15 +404,28 @@ current = {kind: chapter.cosines(d, grads) for kind, d in kinds.items()}
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves over the turns of the cosine between successive directions: raw gradients lowest, Adam with short memory higher, Adam with default decays highest", "classes": "dark-light"}, "figure": {"caption": "Cosine between the directions of successive turns. Means over two photos, replayed from one attack.", "name": "fig-adam-cosine"}}
 mean = {
-    kind: (sum(successive[kind]) / len(successive[kind]), sum(current[kind]) / len(current[kind])) for kind in kinds
+    kind: (
+        sum(successive[kind]) / len(successive[kind]),
+        sum(current[kind]) / len(current[kind]),
+    )
+    for kind in kinds
 }
 record("cosine_successive", [m[0] for m in mean.values()], atol=0.06)
 record("cosine_with_gradient", [m[1] for m in mean.values()], atol=0.06)
-plots.curves(successive, range(2, num_steps + 1), xlabel="turn", ylabel="cosine with the turn before")
+plots.curves(
+    successive,
+    range(2, num_steps + 1),
+    xlabel="turn",
+    ylabel="cosine with the turn before",
+)
 
 # %% tags=["hide-input"]
 pages.table(
-    ["mean over the turns", "cosine with the direction before", "cosine with the present gradient"],
+    [
+        "mean over the turns",
+        "cosine with the direction before",
+        "cosine with the present gradient",
+    ],
     [[kind, *m] for kind, m in mean.items()],
 )
 
@@ -395,7 +441,11 @@ smoothing = {
 }
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three rows of two pictures: reconstructions with the raw gradient, with Adam's default decays, and with shorter memory", "classes": "dark-light"}, "figure": {"caption": "The same attack at rate 0.2 with three kinds of direction. Under each picture: MS-SSIM to the photo and IR distance.", "name": "fig-smoothing"}}
-record("smoothing_distance", [float(run.distance.mean()) for run in smoothing.values()], atol=0.06)
+record(
+    "smoothing_distance",
+    [float(run.distance.mean()) for run in smoothing.values()],
+    atol=0.06,
+)
 plots.image_rows(chapter.rows(smoothing), names, chapter.captions(smoothing, photos))
 
 # %% tags=["hide-input"]

@@ -38,7 +38,16 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import DragConfig, Message, data, drag, load_client, load_prior, metrics, schedule
+from dragkit import (
+    DragConfig,
+    Message,
+    data,
+    drag,
+    load_client,
+    load_prior,
+    metrics,
+    schedule,
+)
 from dragkit.attacks.drag import turn
 from dragkit.attacks.guidance import AdamState
 from draglab.chapters import ch05_recurrence as chapter
@@ -106,12 +115,21 @@ for num_steps in (10, 40, 250):
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves of the variance after each of sixteen turns: with 250 steps it stays at one, with 40 it sinks slightly, with 10 clearly, and each levels off", "classes": "dark-light"}, "figure": {"caption": "Variance of a unit Gaussian after each turn of a step at t = 400, unguided, with the exact noise predictor. It should be 1.", "name": "fig-marginal"}}
 record("variance_after_16_turns", [line[-1] for line in calculated.values()], atol=1e-6)
-plots.curves(calculated, range(1, 17), xlabel="turn", ylabel="variance", levels={"as it should be": 1.0}, points=True)
+plots.curves(
+    calculated,
+    range(1, 17),
+    xlabel="turn",
+    ylabel="variance",
+    levels={"as it should be": 1.0},
+    points=True,
+)
 
 # %% tags=["hide-input"]
 random, count = torch.Generator().manual_seed(seed), 200_000
 drawn = {
-    f"T = {num_steps}": chapter.sampled(*chapter.ends(prior.alpha_bar, 400, num_steps), 16, count, random)
+    f"T = {num_steps}": chapter.sampled(
+        *chapter.ends(prior.alpha_bar, 400, num_steps), 16, count, random
+    )
     for num_steps in (10, 40, 250)
 }
 chapter.agreement(calculated, drawn, count)
@@ -155,22 +173,35 @@ ways = {
     f"T={turns // 8}, k=8": DragConfig(num_steps=turns // 8, recurrence=8),
     f"T={turns}, k=4": DragConfig(num_steps=turns, recurrence=4),
 }
-runs = {way: drag(Message(h, client), prior, config, seeds=seed) for way, config in ways.items()}
+runs = {
+    way: drag(Message(h, client), prior, config, seeds=seed)
+    for way, config in ways.items()
+}
 similarity = {way: metrics.ms_ssim(run.images, photos) for way, run in runs.items()}
 first, second, third, long = ways
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Five rows of four pictures: the photos, and reconstructions with many single-turn steps, fewer steps of four turns, few steps of eight turns, and many steps of four turns", "classes": "dark-light"}, "figure": {"caption": "Rows two to four took equally many turns, the last row four times as many. Under each picture: MS-SSIM to the photo and IR distance.", "name": "fig-turns"}}
 record("distance", [float(run.distance.mean()) for run in runs.values()], atol=0.06)
 record("ms_ssim", [float(s.mean()) for s in similarity.values()], atol=0.08)
-record_panel("reconstructions", torch.cat([run.images for run in list(runs.values())[::3]]), min_ssim=0.5)
+record_panel(
+    "reconstructions",
+    torch.cat([run.images for run in list(runs.values())[::3]]),
+    min_ssim=0.5,
+)
 plots.image_rows(
     {"photo": photos, **{way: run.images for way, run in runs.items()}},
     names,
-    {way: pages.captions(similarity[way].tolist(), run.distance.tolist()) for way, run in runs.items()},
+    {
+        way: pages.captions(similarity[way].tolist(), run.distance.tolist())
+        for way, run in runs.items()
+    },
 )
 
 # %% tags=["hide-input"]
-detail = {way: chapter.roughness(run.images) / chapter.roughness(photos) for way, run in runs.items()}
+detail = {
+    way: chapter.roughness(run.images) / chapter.roughness(photos)
+    for way, run in runs.items()
+}
 record("detail", list(detail.values()), atol=0.15)
 chapter.spent(runs, ways, similarity, detail)
 
@@ -192,7 +223,9 @@ chapter.compared(runs, ways, similarity, detail)
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three falling curves of the IR distance against the turn, for the three ways of spending equally many turns", "classes": "dark-light"}, "figure": {"caption": "IR distance of the estimate, turn by turn, at equal turns. Means over four photos.", "name": "fig-trace"}}
 traces = {way: run.trace["distance"].mean(1) for way, run in runs.items()}
 equal = {way: traces[way] for way in (first, second, third)}
-plots.curves(equal, range(1, len(traces[first]) + 1), xlabel="turn", ylabel="IR distance")
+plots.curves(
+    equal, range(1, len(traces[first]) + 1), xlabel="turn", ylabel="IR distance"
+)
 
 # %% [markdown]
 # Then the turns of one step, in the run with many steps of four turns. Each curve is the mean over the steps of one
@@ -237,11 +270,18 @@ reset = drag(Message(h, client), prior, ways[second], seeds=seed, callback=forge
 
 # %% tags=["hide-input"]
 record("distance_reset", float(reset.distance.mean()), atol=0.06)
-both = {f"never reset (DRAG, {ways[second].label})": runs[second], "reset at every step": reset}
+both = {
+    f"never reset (DRAG, {ways[second].label})": runs[second],
+    "reset at every step": reset,
+}
 pages.table(
     [f"{second}, mean of four photos", "IR distance", "MS-SSIM"],
     [
-        [name, float(run.distance.mean()), float(metrics.ms_ssim(run.images, photos).mean())]
+        [
+            name,
+            float(run.distance.mean()),
+            float(metrics.ms_ssim(run.images, photos).mean()),
+        ]
         for name, run in both.items()
     ],
 )
@@ -264,11 +304,20 @@ middle = drag(Message(h, client), prior, windowed, seeds=seed)
 
 # %% tags=["hide-input"]
 record("distance_window", float(middle.distance.mean()), atol=0.06)
-spent = {f"{first} (never back)": runs[first], f"{long}, window 0.3 to 0.7": middle, f"{long} (everywhere)": runs[long]}
+spent = {
+    f"{first} (never back)": runs[first],
+    f"{long}, window 0.3 to 0.7": middle,
+    f"{long} (everywhere)": runs[long],
+}
 pages.table(
     ["mean of four photos", "turns", "IR distance", "MS-SSIM"],
     [
-        [name, run.nfe, float(run.distance.mean()), float(metrics.ms_ssim(run.images, photos).mean())]
+        [
+            name,
+            run.nfe,
+            float(run.distance.mean()),
+            float(metrics.ms_ssim(run.images, photos).mean()),
+        ]
         for name, run in spent.items()
     ],
 )

@@ -42,7 +42,17 @@ from pathlib import Path
 
 import torch
 
-from dragkit import DragConfig, Message, ThreatModel, data, drag, load_client, load_prior, metrics, restarts
+from dragkit import (
+    DragConfig,
+    Message,
+    ThreatModel,
+    data,
+    drag,
+    load_client,
+    load_prior,
+    metrics,
+    restarts,
+)
 from dragkit.attacks.drag import NEEDS, begin, finish, gradient, guided_step, turn
 from dragkit.attacks.restarts import STRIDE
 from dragkit.measures.identification import evidence_map
@@ -172,18 +182,33 @@ found
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows, one for each photo, of four pictures: the photo, a sample of the prior alone, the reconstruction at the embeddings, and the decoder's round trip", "classes": "dark-light"}, "figure": {"caption": "DRAG at the embeddings, a short run. Under each picture: MS-SSIM to the photo and IR distance to the message.", "name": "fig-overfit"}}
 with torch.no_grad():
     ceiling = prior.decode(prior.encode(photos)).clamp(0, 1)
-prior_only = ddim_sample(prior, range(seed, seed + len(photos)), config.num_steps, eta=config.eta)
+prior_only = ddim_sample(
+    prior, range(seed, seed + len(photos)), config.num_steps, eta=config.eta
+)
 ours = f"DRAG ({config.label})"
-shown = {"photo": photos, "prior only": prior_only, ours: found.images, "decoder ceiling": ceiling}
+shown = {
+    "photo": photos,
+    "prior only": prior_only,
+    ours: found.images,
+    "decoder ceiling": ceiling,
+}
 similarity = {name: metrics.ms_ssim(images, photos) for name, images in shown.items()}
-distance = {name: chapter.apart(images, photos, client) for name, images in shown.items()}
+distance = {
+    name: chapter.apart(images, photos, client) for name, images in shown.items()
+}
 record("ms_ssim_overfit", similarity[ours], atol=0.08, direction="higher")
 record("distance_overfit", distance[ours], atol=0.05, direction="lower")
 record("distance_ceiling", distance["decoder ceiling"], atol=0.01)
 record_panel("overfit", found.images, min_ssim=0.6)
-under = [pages.captions(similarity[row].tolist(), distance[row].tolist()) for row in list(shown)[1:]]
+under = [
+    pages.captions(similarity[row].tolist(), distance[row].tolist())
+    for row in list(shown)[1:]
+]
 plots.image_rows(
-    {name: torch.stack([images[i] for images in shown.values()]) for i, name in enumerate(names)},
+    {
+        name: torch.stack([images[i] for images in shown.values()])
+        for i, name in enumerate(names)
+    },
     list(shown),
     {name: ["", *(texts[i] for texts in under)] for i, name in enumerate(names)},
 )
@@ -195,7 +220,10 @@ plots.curves(
     range(1, turns + 1),
     xlabel="turn",
     ylabel="IR distance",
-    levels={f"{name} (mean)": float(distance[name].mean()) for name in ("prior only", "decoder ceiling")},
+    levels={
+        f"{name} (mean)": float(distance[name].mean())
+        for name in ("prior only", "decoder ceiling")
+    },
     log=True,
 )
 
@@ -252,7 +280,9 @@ compared = {
     f"{turns} turns, last estimate decoded": cleaned,
     "decoder ceiling": ceiling,
 }
-reached = {name: chapter.outcome(images, photos, client) for name, images in compared.items()}
+reached = {
+    name: chapter.outcome(images, photos, client) for name, images in compared.items()
+}
 chapter.outcomes(reached)
 
 # %% tags=["hide-input"]
@@ -317,12 +347,19 @@ small.show(chapter.settings_or_algorithm, overfit)
 # %%
 brief = config.with_(num_steps=min(10, config.num_steps))
 together = drag(Message(h, client), prior, brief, seeds=[seed, seed + 1])
-first, second = (drag(Message(h[i : i + 1], client), prior, brief, seeds=[seed + i]) for i in (0, 1))
+first, second = (
+    drag(Message(h[i : i + 1], client), prior, brief, seeds=[seed + i]) for i in (0, 1)
+)
 other_seed = drag(Message(h[:1], client), prior, brief, seeds=[seed + 2])
 
 # %% tags=["hide-input"]
 separate = torch.cat([first.images, second.images])
-batch_gap = record("batch_gap", float((together.images - separate).abs().max()), atol=0.02, direction="lower")
+batch_gap = record(
+    "batch_gap",
+    float((together.images - separate).abs().max()),
+    atol=0.02,
+    direction="lower",
+)
 seed_gap = float((together.images[:1] - other_seed.images).abs().max())
 Line(
     f"Largest difference of a colour value, together or alone: {batch_gap:.1e}. "
@@ -386,28 +423,41 @@ starts = [seed + i * STRIDE for i in range(12)]
 alone = ddim_sample(prior, starts, config.num_steps, eta=config.eta)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three rows of three pictures: restarts of the attack at the embeddings, at block 12, and samples of the prior alone", "classes": "dark-light"}, "figure": {"caption": "Three restarts on one photo. Under each picture: MS-SSIM to the photo, and the IR distance by which the attacker chooses (*).", "name": "fig-restarts"}}
-drawn = {at: tries.images[:, 0] for at, tries in samples.items()} | {"prior alone": alone[:3]}
+drawn = {at: tries.images[:, 0] for at, tries in samples.items()} | {
+    "prior alone": alone[:3]
+}
 one = photos[:1].expand(3, -1, -1, -1)
 scores = {name: metrics.ms_ssim(images, one) for name, images in drawn.items()}
 captions = {at: chapter.chosen(tries, scores[at]) for at, tries in samples.items()}
 captions["prior alone"] = [f"{score:.2f}" for score in scores["prior alone"].tolist()]
 for at in samples:
-    record(f"ms_ssim_restarts_{at.replace(':', '-')}", float(scores[at].mean()), atol=0.08)
+    record(
+        f"ms_ssim_restarts_{at.replace(':', '-')}", float(scores[at].mean()), atol=0.08
+    )
 record_panel("restarts", torch.cat([drawn[at] for at in samples]), min_ssim=0.4)
 plots.image_rows(drawn, [f"restart {i}" for i in range(3)], captions)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three heat maps of the standard deviation of each pixel over restarts: at the embeddings, at block 12, and for samples of the prior alone", "classes": "dark-light"}, "figure": {"caption": "Evidence maps: where dark, three restarts agree. One colour scale for all.", "name": "fig-evidence"}}
 maps = {at: evidence_map(drawn[at][:, None])[0] for at in samples}
-maps["prior alone"] = torch.stack([evidence_map(three[:, None])[0] for three in alone.split(3)]).mean(0)
+maps["prior alone"] = torch.stack(
+    [evidence_map(three[:, None])[0] for three in alone.split(3)]
+).mean(0)
 doubt = {name: float(values.mean()) for name, values in maps.items()}
 record("evidence_mean", list(doubt.values()), atol=0.03)
 plots.heat_maps(
-    {f"{name}\nmean {doubt[name]:.3f}": values for name, values in maps.items()}, "standard deviation", columns=3
+    {f"{name}\nmean {doubt[name]:.3f}": values for name, values in maps.items()},
+    "standard deviation",
+    columns=3,
 )
 
 # %% tags=["hide-input"]
-limit = {at: float(chapter.apart(ceiling[:1], photos, cut)[0]) for at, cut in cuts.items()}
-told = {at: chapter.evidence(at, tries, photos[0], scores[at], maps, limit[at]) for at, tries in samples.items()}
+limit = {
+    at: float(chapter.apart(ceiling[:1], photos, cut)[0]) for at, cut in cuts.items()
+}
+told = {
+    at: chapter.evidence(at, tries, photos[0], scores[at], maps, limit[at])
+    for at, tries in samples.items()
+}
 bullets(sentence for sentences in told.values() for sentence in sentences)
 
 # %% [markdown]

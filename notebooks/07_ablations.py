@@ -37,7 +37,16 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import DragConfig, Message, cosine_distance, data, drag, load_client, load_prior, metrics
+from dragkit import (
+    DragConfig,
+    Message,
+    cosine_distance,
+    data,
+    drag,
+    load_client,
+    load_prior,
+    metrics,
+)
 from dragkit.measures.readout import fit_readout
 from draglab.chapters import ch07_ablations as chapter
 from draglab.pages import pages, plots
@@ -45,7 +54,9 @@ from draglab.pages.record import record, record_panel
 from draglab.pages.study import study
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-config = DragConfig.small({"ci": 80, "laptop": 200, "colab": 400, "paper": 1000}[budget])
+config = DragConfig.small(
+    {"ci": 80, "laptop": 200, "colab": 400, "paper": 1000}[budget]
+)
 prior = load_prior(device=device)
 demo = data.demo_images(prior.image_size)
 names = ["astronaut", "coffee"]
@@ -78,7 +89,10 @@ record_panel("depth", torch.cat([run.images for run in runs.values()]), min_ssim
 plots.image_rows(
     {"photo": photos, **{at: run.images for at, run in runs.items()}},
     names,
-    {at: pages.captions(similarity[at].tolist(), run.distance.tolist()) for at, run in runs.items()},
+    {
+        at: pages.captions(similarity[at].tolist(), run.distance.tolist())
+        for at, run in runs.items()
+    },
 )
 
 # %% tags=["hide-input"]

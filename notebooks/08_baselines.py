@@ -40,7 +40,15 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import DragConfig, Message, ThreatModel, cosine_distance, data, load_client, zoo
+from dragkit import (
+    DragConfig,
+    Message,
+    ThreatModel,
+    cosine_distance,
+    data,
+    load_client,
+    zoo,
+)
 from dragkit.attacks.descent import step
 from dragkit.attacks.glass import GlassConfig, Search, divergence
 from dragkit.attacks.image_prior import ImagePriorConfig, SkipNetwork
@@ -220,7 +228,10 @@ if budget == "paper":
 # %%
 message = Message(h, client)
 here = [name for name in settings if name in available(zoo.CLIENT, at)]
-results = {name: METHODS[name].run(message, known, Setting(settings[name], seed)) for name in here}
+results = {
+    name: METHODS[name].run(message, known, Setting(settings[name], seed))
+    for name in here
+}
 
 # %% tags=["hide-input"]
 chapter.at_hand(here, list(settings))
@@ -234,11 +245,18 @@ runs = {chapter.label(name, settings[name]): run for name, run in results.items(
 with torch.no_grad():
     references = {
         "flat grey": torch.full_like(photos, 0.45),
-        "prior only": ddim_sample(known.diffusion, range(seed, seed + len(photos)), 40, eta=1.0),
-        "decoder ceiling": known.diffusion.decode(known.diffusion.encode(photos)).clamp(0, 1),
+        "prior only": ddim_sample(
+            known.diffusion, range(seed, seed + len(photos)), 40, eta=1.0
+        ),
+        "decoder ceiling": known.diffusion.decode(known.diffusion.encode(photos)).clamp(
+            0, 1
+        ),
     }
     distance = {label: run.distance for label, run in runs.items()}
-    distance |= {name: cosine_distance(client.tokens(client(x)), client.tokens(h)) for name, x in references.items()}
+    distance |= {
+        name: cosine_distance(client.tokens(client(x)), client.tokens(h))
+        for name, x in references.items()
+    }
 images = {label: run.images for label, run in runs.items()} | references
 scores = {label: tables.score(x, photos) for label, x in images.items()}
 
@@ -246,10 +264,17 @@ scores = {label: tables.score(x, photos) for label, x in images.items()}
 for name, run in results.items():
     key = name.replace("+", "p")
     record(f"distance_{key}", run.distance, atol=0.06)
-    record(f"ms_ssim_{key}", scores[chapter.label(name, settings[name])]["ms_ssim"], atol=0.1)
+    record(
+        f"ms_ssim_{key}",
+        scores[chapter.label(name, settings[name])]["ms_ssim"],
+        atol=0.1,
+    )
     record_panel(key, run.images, min_ssim=0.4)
 shown = {label: images[label] for label in (*runs, "decoder ceiling")}
-under = {label: pages.captions(scores[label]["ms_ssim"], distance[label].tolist()) for label in shown}
+under = {
+    label: pages.captions(scores[label]["ms_ssim"], distance[label].tolist())
+    for label in shown
+}
 plots.image_rows({"photo": photos, **shown}, names, under)
 
 # %% tags=["hide-input"]
@@ -284,7 +309,9 @@ plots.curves(
     [(i + 1) / 40 for i in range(40)],
     xlabel="share of the iterations",
     ylabel="IR distance",
-    levels={name: chapter.mean(distance[name]) for name in ("prior only", "decoder ceiling")},
+    levels={
+        name: chapter.mean(distance[name]) for name in ("prior only", "decoder ceiling")
+    },
     log=True,
 )
 
@@ -300,7 +327,10 @@ plots.curves(
 # with 112 pixels, which is much harder to invert.
 
 # %% tags=["hide-input"]
-comparisons = {"in-house ViT": study("baselines-vit"), "ViT-S": study("baselines-focus")}
+comparisons = {
+    "in-house ViT": study("baselines-vit"),
+    "ViT-S": study("baselines-focus"),
+}
 chapter.origins(comparisons)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of ST-LPIPS against the block at which the in-house transformer is cut, one per method with a band, and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against depth, in-house ViT. Mean and 95 % interval, equal seconds; DRAG (small, k=1).", "name": "fig-baselines-vit"}}
@@ -415,7 +445,10 @@ patience.show(chapter.overtaken)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of eight pictures drawn without a message: by the latent prior, and by the pixel prior", "classes": "dark-light"}, "figure": {"caption": "What the two priors draw without a message (DDIM, 25 steps).", "name": "fig-two-priors"}}
 eight = range(seed, seed + 8)
-drawn = {"latent prior": ddim_sample(known.diffusion, eight, 25), "pixel prior": ddim_sample(known.pixels, eight, 25)}
+drawn = {
+    "latent prior": ddim_sample(known.diffusion, eight, 25),
+    "pixel prior": ddim_sample(known.pixels, eight, 25),
+}
 record_panel("two_priors", torch.cat(list(drawn.values())), min_ssim=0.4)
 plots.image_rows(drawn)
 
@@ -455,10 +488,15 @@ truth = torch.tensor([list(demo).index(name) for name in names])
 with torch.no_grad():
     gallery = client.tokens(client(everyone))
     queries = {label: client.tokens(client(x)) for label, x in images.items()}
-ranks = {label: identification.retrieval_ranks(query, gallery, truth).tolist() for label, query in queries.items()}
+ranks = {
+    label: identification.retrieval_ranks(query, gallery, truth).tolist()
+    for label, query in queries.items()
+}
 
 # %% tags=["hide-input"]
-pages.table(["rank among four photos", *names], [[label, *row] for label, row in ranks.items()])
+pages.table(
+    ["rank among four photos", *names], [[label, *row] for label, row in ranks.items()]
+)
 
 # %% [markdown]
 # Four photos as different as these are no test. The recorded one has 1,000 validation photos without near-duplicates,

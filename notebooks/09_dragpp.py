@@ -147,7 +147,9 @@ def signal(strength):
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two falling curves over the strength on a logarithmic scale: distance of guess and photo under noise, and above it that of two different photos, with a horizontal line at two deviations", "classes": "dark-light"}, "figure": {"caption": "How well guess and photo, and two different photos, can be told apart under the noise of a strength. In standard deviations of the noise; means.", "name": "fig-hidden"}}
 record("distance_of_latents", list(apart.values()), rtol=0.03)
 shares = torch.linspace(0.05, 0.95, 19).tolist()
-under_noise = {pair: [signal(s) * length for s in shares] for pair, length in apart.items()}
+under_noise = {
+    pair: [signal(s) * length for s in shares] for pair, length in apart.items()
+}
 plots.curves(
     under_noise,
     shares,
@@ -186,7 +188,10 @@ shown = {"guess": guess.images, **starts}
 plots.image_rows(
     {"photo": photos, **shown},
     names,
-    {row: [f"{v:.2f}" for v in metrics.ms_ssim(x, photos).tolist()] for row, x in shown.items()},
+    {
+        row: [f"{v:.2f}" for v in metrics.ms_ssim(x, photos).tolist()]
+        for row, x in shown.items()
+    },
 )
 
 # %% [markdown]
@@ -222,11 +227,19 @@ unguided = from_guess(steps(0.3, turns).with_(guidance_rate=0.0))
 everything = {"inverse network": guess, "0.3, no guidance": unguided, **runs}
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Seven rows of two pictures: the photos, the inverse network's guess, the start without guidance, DRAG++ with strengths 0.1, 0.3 and 0.6, and DRAG from noise", "classes": "dark-light"}, "figure": {"caption": "Guess, prior alone, DRAG++ with three strengths, and DRAG from noise, all with equally many turns. Under each picture: MS-SSIM to the photo and IR distance.", "name": "fig-strengths"}}
-similarity = {row: metrics.ms_ssim(run.images, photos) for row, run in everything.items()}
+similarity = {
+    row: metrics.ms_ssim(run.images, photos) for row, run in everything.items()
+}
 record("distance_inverse", guess.distance, atol=0.03)
-record("distance_strengths", [float(run.distance.mean()) for run in runs.values()], atol=0.05)
+record(
+    "distance_strengths",
+    [float(run.distance.mean()) for run in runs.values()],
+    atol=0.05,
+)
 record("ms_ssim_strengths", [float(similarity[row].mean()) for row in runs], atol=0.08)
-record_panel("strengths", torch.cat([runs[f"strength {s}"].images for s in tried]), min_ssim=0.5)
+record_panel(
+    "strengths", torch.cat([runs[f"strength {s}"].images for s in tried]), min_ssim=0.5
+)
 plots.image_rows(
     {"photo": photos, **{row: run.images for row, run in everything.items()}},
     names,
@@ -234,12 +247,21 @@ plots.image_rows(
 )
 
 # %% tags=["hide-input"]
-part = {"0.3, no guidance": 0.3, **{f"strength {s}": s for s in tried}, "from noise": 1.0}
-first_t = {row: schedule.ddim_timesteps(steps(s, turns).num_steps)[-everything[row].nfe] for row, s in part.items()}
+part = {
+    "0.3, no guidance": 0.3,
+    **{f"strength {s}": s for s in tried},
+    "from noise": 1.0,
+}
+first_t = {
+    row: schedule.ddim_timesteps(steps(s, turns).num_steps)[-everything[row].nfe]
+    for row, s in part.items()
+}
 with torch.no_grad():
     ceiling = prior.decode(z_photo).clamp(0, 1)
     reached = cosine_distance(client.tokens(client(ceiling)), client.tokens(h))
-chapter.compared(everything, photos, first_t, (ceiling, reached), f"mean of two photos; {base.label}")
+chapter.compared(
+    everything, photos, first_t, (ceiling, reached), f"mean of two photos; {base.label}"
+)
 
 # %% tags=["hide-input"]
 print(*chapter.on_strengths(everything, photos, tried, turns), sep="\n")
@@ -271,13 +293,23 @@ for s in (0.1, 0.3):
 ways[plain] = grow(from_noise, 1.0, runs["from noise"])
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves of ST-LPIPS against the number of turns: from the guess with strengths 0.1 and 0.3, and from noise, and a flat line for the guess itself, on a logarithmic scale", "classes": "dark-light"}, "figure": {"caption": "ST-LPIPS to the photo (lower is closer) against the number of turns. Means over two photos.", "name": "fig-turns-saved"}}
-scores = {way: [tables.score(run.images, photos) for run in made] for way, made in {**ways, "guess": [guess]}.items()}
+scores = {
+    way: [tables.score(run.images, photos) for run in made]
+    for way, made in {**ways, "guess": [guess]}.items()
+}
 quality = {
-    metric: {way: [float(torch.tensor(score[metric]).mean()) for score in found] for way, found in scores.items()}
+    metric: {
+        way: [float(torch.tensor(score[metric]).mean()) for score in found]
+        for way, found in scores.items()
+    }
     for metric in ("st_lpips", "psnr")
 }
 level = {metric: lines.pop("guess")[0] for metric, lines in quality.items()}
-record("st_lpips_over_turns", [v for line in quality["st_lpips"].values() for v in line], atol=0.06)
+record(
+    "st_lpips_over_turns",
+    [v for line in quality["st_lpips"].values() for v in line],
+    atol=0.06,
+)
 plots.curves(
     quality["st_lpips"] | {"the guess itself": [level["st_lpips"]] * len(counts)},
     counts,
@@ -288,10 +320,18 @@ plots.curves(
 )
 
 # %% tags=["hide-input"]
-print(*chapter.turns_saved(quality["st_lpips"], counts, plain, level["st_lpips"]), sep="\n")
+print(
+    *chapter.turns_saved(quality["st_lpips"], counts, plain, level["st_lpips"]),
+    sep="\n",
+)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves of PSNR against the number of turns: from the guess with strengths 0.1 and 0.3, and from noise, and a flat line for the guess itself", "classes": "dark-light"}, "figure": {"caption": "PSNR to the photo (higher is closer) for the same runs. Means over two photos.", "name": "fig-turns-psnr"}}
-record("psnr_over_turns", [v for line in quality["psnr"].values() for v in line], atol=1.2, unit="dB")
+record(
+    "psnr_over_turns",
+    [v for line in quality["psnr"].values() for v in line],
+    atol=1.2,
+    unit="dB",
+)
 plots.curves(
     quality["psnr"] | {"the guess itself": [level["psnr"]] * len(counts)},
     counts,

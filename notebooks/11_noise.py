@@ -113,8 +113,14 @@ try:
     print(f"Measured on {len(public)} training photos.")
 except FileNotFoundError:
     with torch.no_grad():
-        public = client.tokens(client(torch.stack(list(demo.values())).to(device))).double().cpu()
-    print(f"The training photos are not here. Measured on {len(public)} demonstration photos, as an illustration.")
+        public = (
+            client.tokens(client(torch.stack(list(demo.values())).to(device)))
+            .double()
+            .cpu()
+        )
+    print(
+        f"The training photos are not here. Measured on {len(public)} demonstration photos, as an illustration."
+    )
 
 # %%
 unit = record("spread", spread(public), rtol=0.15)
@@ -354,7 +360,10 @@ plots.image_rows(
 
 # %% tags=["hide-input"]
 found = float(runs["noise, unaware"].distance.mean())
-print(*chapter.on_two_photos(similarity, found, apart_from(received["noise, unaware"].h)), sep="\n")
+print(
+    *chapter.on_two_photos(similarity, found, apart_from(received["noise, unaware"].h)),
+    sep="\n",
+)
 
 # %% [markdown]
 # The likelihood is the right measure of how well a guess explains the message. DRAG uses it for something else: as a guide

@@ -60,7 +60,13 @@ from dragkit import (
     metrics,
     zoo,
 )
-from dragkit.adaptive.distances import Assignment, Gram, SlicedWasserstein, match, token_gram_distance
+from dragkit.adaptive.distances import (
+    Assignment,
+    Gram,
+    SlicedWasserstein,
+    match,
+    token_gram_distance,
+)
 from dragkit.adaptive.reorder import PositionNetwork, fit_positions, reorder
 from dragkit.adaptive.replies import reordered, undone, visible_tokens
 from dragkit.bounds import shuffle_bits, success_bound
@@ -127,7 +133,9 @@ with torch.no_grad():
 # %% tags=["hide-input"]
 record("shuffle_moves_server", change, atol=1e-5)
 print(f"Largest change of the server's output: {change:.1e} of its largest number.")
-print(f"Smaller than 1e-5: {'yes' if change < 1e-5 else 'NO'}. What is left is the order in which floats are added.")
+print(
+    f"Smaller than 1e-5: {'yes' if change < 1e-5 else 'NO'}. What is left is the order in which floats are added."
+)
 
 # %% [markdown]
 # ### Not for every network
@@ -179,8 +187,12 @@ hidden = record("shuffle_bits", shuffle_bits(patches), atol=1e-6)
 whole_message = tokens * features * 32
 
 # %% tags=["hide-input"]
-print(f"{patches} patch tokens: at most {hidden:.0f} bits, {hidden / patches:.1f} per token.")
-print(f"The message has {whole_message:,} bits, as float32 numbers. The order is {hidden / whole_message:.2%} of that.")
+print(
+    f"{patches} patch tokens: at most {hidden:.0f} bits, {hidden / patches:.1f} per token."
+)
+print(
+    f"The message has {whole_message:,} bits, as float32 numbers. The order is {hidden / whole_message:.2%} of that."
+)
 
 # %% [markdown]
 # ## Putting them back
@@ -234,7 +246,10 @@ try:
     with torch.no_grad():
         tested = client(data.pick("val", 32, seed=seed)[0].to(device))
 except FileNotFoundError:
-    public, told = guesses[[i for i in range(len(guesses)) if i not in right]], "the two photos, as an illustration"
+    public, told = (
+        guesses[[i for i in range(len(guesses)) if i not in right]],
+        "the two photos, as an illustration",
+    )
     tested = h
 side = math.isqrt(patches)
 own, mirror = (places.to(device) for places in chapter.places(side))
@@ -260,8 +275,16 @@ pages.source(PositionNetwork, reordered)
 # `python -m dragkit.adaptive.reorder`:
 
 # %% tags=["hide-input"]
-wanted = {"name": "position classifier", "client": zoo.CLIENT, "at": at, "weights": weights_digest(client.model)}
-cards = [json.loads(file.read_text()) for file in sorted((cache.cache_dir() / "probes").glob("*.json"))]
+wanted = {
+    "name": "position classifier",
+    "client": zoo.CLIENT,
+    "at": at,
+    "weights": weights_digest(client.model),
+}
+cards = [
+    json.loads(file.read_text())
+    for file in sorted((cache.cache_dir() / "probes").glob("*.json"))
+]
 cached = [card for card in cards if wanted.items() <= card.items()]
 learned = {}
 if cached:
@@ -270,11 +293,17 @@ if cached:
     positions = fit_positions(client, **choices)  # reads the file
     for what, measured in positions.card["measured"].items():
         low, high = measured["ci"]
-        print(f"{what}: {measured['value']:.1%} [{low:.1%}, {high:.1%}], {measured['n']} held-out training photos.")
+        print(
+            f"{what}: {measured['value']:.1%} [{low:.1%}, {high:.1%}], {measured['n']} held-out training photos."
+        )
     learned = {"position classifier": match(-positions(tested))}
 else:
-    print(f"No position classifier of {zoo.CLIENT} at {at} is in {cache.cache_dir() / 'probes'}.")
-    print(f"`python -m dragkit.adaptive.reorder --client {zoo.CLIENT} --at {at}` trains one.")
+    print(
+        f"No position classifier of {zoo.CLIENT} at {at} is in {cache.cache_dir() / 'probes'}."
+    )
+    print(
+        f"`python -m dragkit.adaptive.reorder --client {zoo.CLIENT} --at {at}` trains one."
+    )
 
 # %% tags=["hide-input"]
 chapter.landed(told, {"mean tokens": by_means, **learned}, side)
@@ -294,7 +323,11 @@ flipped = {name: by(mirrored, shuffled).tolist() for name, by in orderless.items
 # %% tags=["hide-input"]
 record("mirrored_photo_assigned", flipped["assignment"], atol=0.02)
 beside = {
-    label: [(own, wrong) for own, (_, wrong) in zip(flipped[label], apart[label], strict=True)] for label in orderless
+    label: [
+        (own, wrong)
+        for own, (_, wrong) in zip(flipped[label], apart[label], strict=True)
+    ]
+    for label in orderless
 }
 print(chapter.mirrored_in_words(beside["assignment"]))
 chapter.candidates("distance to the shuffled message", beside, names, "mirrored")
@@ -411,9 +444,19 @@ servers = {label: transformed_server(client, basis) for label, basis in bases.it
 
 # %% tags=["hide-input"]
 with torch.no_grad():
-    shift = {label: chapter.moved(servers[label].server(turned[label]), plain_answer) for label in bases}
-    naive = {label: chapter.moved(client.server(turned[label]), plain_answer) for label in bases}
-record("secret_moves_server", [shift["rotation with Q1 = 1"], shift["permutation"]], atol=1e-5)
+    shift = {
+        label: chapter.moved(servers[label].server(turned[label]), plain_answer)
+        for label in bases
+    }
+    naive = {
+        label: chapter.moved(client.server(turned[label]), plain_answer)
+        for label in bases
+    }
+record(
+    "secret_moves_server",
+    [shift["rotation with Q1 = 1"], shift["permutation"]],
+    atol=1e-5,
+)
 chapter.turned_table(shift, naive)
 
 # %% [markdown]
@@ -437,9 +480,13 @@ for label in ("rotation with Q1 = 1", "permutation"):
     recovered[label] = type(bases[label]).recovered(client.layout, published, held)
 
 # %% tags=["hide-input"]
-errors = {label: float((found.matrix - bases[label].matrix).abs().max()) for label, found in recovered.items()}
+errors = {
+    label: float((found.matrix - bases[label].matrix).abs().max())
+    for label, found in recovered.items()
+}
 back = {
-    label: float((found.receive(turned[label]) - h).abs().max() / h.abs().max()) for label, found in recovered.items()
+    label: float((found.receive(turned[label]) - h).abs().max() / h.abs().max())
+    for label, found in recovered.items()
 }
 record("recovered_q_error", list(errors.values()), atol=1e-5)
 print(chapter.recovered_in_words(errors))
@@ -455,9 +502,19 @@ chapter.recovered_table(errors, back)
 pages.source(token_gram_distance)
 
 # %% tags=["hide-input"]
-turned_by = {"token by token": cosine_distance, "cosines between tokens": token_gram_distance}
-views = {label: nearest(distance, turned["rotation with Q1 = 1"]) for label, distance in turned_by.items()}
-record("right_photo_token_gram", [own for own, _ in views["cosines between tokens"]], atol=1e-4)
+turned_by = {
+    "token by token": cosine_distance,
+    "cosines between tokens": token_gram_distance,
+}
+views = {
+    label: nearest(distance, turned["rotation with Q1 = 1"])
+    for label, distance in turned_by.items()
+}
+record(
+    "right_photo_token_gram",
+    [own for own, _ in views["cosines between tokens"]],
+    atol=1e-4,
+)
 chapter.candidates("distance to the rotated message", views, names)
 
 # %% [markdown]
@@ -488,10 +545,18 @@ recipes = (f"topk:{TOPK[-1]}", f"lowrank:{RANKS[-1]}", f"quantise:{BITS[-1]}")
 try:
     sent = {recipe: make_defence(recipe, client) for recipe in recipes}
 except FileNotFoundError as absent:
-    print(f"Means, directions and ranges are measured on training photos, which are not here: {absent}")
+    print(
+        f"Means, directions and ranges are measured on training photos, which are not here: {absent}"
+    )
     sent = {}
-got = {recipe: limited.receive(defend(limited, h, secret)[0]) for recipe, limited in sent.items()}
-lost = {recipe: float((found - h).square().mean() / h.square().mean()) for recipe, found in got.items()}
+got = {
+    recipe: limited.receive(defend(limited, h, secret)[0])
+    for recipe, limited in sent.items()
+}
+lost = {
+    recipe: float((found - h).square().mean() / h.square().mean())
+    for recipe, found in got.items()
+}
 bits = {recipe: limited.bits for recipe, limited in sent.items()}
 print(*chapter.useful_bits(bits), sep="\n")
 chapter.limited_table(bits, lost, whole_message)

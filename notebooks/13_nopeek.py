@@ -42,7 +42,16 @@ import math
 
 import torch
 
-from dragkit import DragConfig, Message, data, drag, load_client, load_prior, metrics, zoo
+from dragkit import (
+    DragConfig,
+    Message,
+    data,
+    drag,
+    load_client,
+    load_prior,
+    metrics,
+    zoo,
+)
 from dragkit.defenses import nopeek
 from dragkit.defenses.nopeek import distance_correlation
 from draglab.chapters import ch13_nopeek as chapter
@@ -64,7 +73,9 @@ photos = torch.stack([demo[name] for name in names]).to(device)
 
 def gaussian(*shape, stream=0):
     """Standard normal numbers, the same on every machine."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1000 * seed + stream))
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(1000 * seed + stream)
+    )
 
 
 # %% [markdown]
@@ -127,12 +138,18 @@ chapter.independent(biased, unbiased)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two curves over the binary logarithm of the number of dimensions: the usual estimate rises from 0.4 to 1, the U-centred one stays at 0", "classes": "dark-light"}, "figure": {"caption": "Estimates between a batch of 128 noise photos and independent noise messages. The true value is 0 everywhere.", "name": "fig-nopeek-bias"}}
 doublings = range(0, 13, 2)
-batches = [(gaussian(128, pixels, stream=3), gaussian(128, 2**k, stream=4 + k)) for k in doublings]
+batches = [
+    (gaussian(128, pixels, stream=3), gaussian(128, 2**k, stream=4 + k))
+    for k in doublings
+]
 floor = [float(distance_correlation(x, z)) for x, z in batches]
 plots.curves(
     {
         "dCor as trained": floor,
-        "U-centred (squared)": [float(distance_correlation(x, z, unbiased=True, root=False)) for x, z in batches],
+        "U-centred (squared)": [
+            float(distance_correlation(x, z, unbiased=True, root=False))
+            for x, z in batches
+        ],
     },
     list(doublings),
     xlabel="dimensions of the message, as a power of 2",
@@ -173,7 +190,10 @@ for n in (32, 128):
 record("pieces_own", on_pieces["own message, N = 128"], atol=0.05)
 record("pieces_other", on_pieces["another's message, N = 128"], atol=0.05)
 print(chapter.on_pieces_in_words(on_pieces))
-pages.table(["pieces of photos, dCor²", "as trained", "U-centred"], [[k, *v] for k, v in on_pieces.items()])
+pages.table(
+    ["pieces of photos, dCor²", "as trained", "U-centred"],
+    [[k, *v] for k, v in on_pieces.items()],
+)
 
 # %% [markdown]
 # ## Squared distances: another quantity
@@ -200,8 +220,12 @@ with_squares = distance_correlation(pieces, messages, dx="squared", dz="squared"
 
 # %% tags=["hide-input"]
 record("parabola_euclid", parabola["euclid"], atol=0.05)
-print(f"z = x², U-centred: {parabola['euclid']:.3f} with distances, {parabola['squared']:.3f} with squared distances.")
-print(f"Pieces: {float(with_squares):.5f} with squared distances; the root of linear CKA is {cka:.5f}.")
+print(
+    f"z = x², U-centred: {parabola['euclid']:.3f} with distances, {parabola['squared']:.3f} with squared distances."
+)
+print(
+    f"Pieces: {float(with_squares):.5f} with squared distances; the root of linear CKA is {cka:.5f}."
+)
 
 # %% [markdown]
 # ## A low correlation is not a hidden photo
@@ -223,7 +247,10 @@ back = disguised / scale @ directions[kept]
 # %% tags=["hide-input"]
 measured = record("disguised", estimates(pieces.cpu(), disguised), atol=0.06)
 error = float((back - flat).norm() / flat.norm())
-print(*chapter.disguised_in_words(measured, on_pieces["own message, N = 128"], error), sep="\n")
+print(
+    *chapter.disguised_in_words(measured, on_pieces["own message, N = 128"], error),
+    sep="\n",
+)
 
 # %% [markdown]
 # So a small value is a hope, and an attack has to test it. The attacker of this book knows the trained weights, and

@@ -39,7 +39,18 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import DragConfig, Message, cosine_distance, data, defend, drag, hear, make_defence, metrics, zoo
+from dragkit import (
+    DragConfig,
+    Message,
+    cosine_distance,
+    data,
+    defend,
+    drag,
+    hear,
+    make_defence,
+    metrics,
+    zoo,
+)
 from dragkit.adaptive.distances import LoudChannels, channel_cosine_distance
 from dragkit.defenses.disco import Mask, Pruner, PrunerShape, channel_mask, load_pruner
 from draglab.chapters import ch14_disco as chapter
@@ -93,8 +104,12 @@ if trained:
         scores = pruner(tokens)
 else:
     mask = Mask()
-    pruner = Pruner(PrunerShape(tokens.shape[2], client.layout.prefix_tokens, mask=mask))
-    scores = torch.randn(len(tokens), tokens.shape[2], generator=torch.Generator().manual_seed(seed)).to(device)
+    pruner = Pruner(
+        PrunerShape(tokens.shape[2], client.layout.prefix_tokens, mask=mask)
+    )
+    scores = torch.randn(
+        len(tokens), tokens.shape[2], generator=torch.Generator().manual_seed(seed)
+    ).to(device)
 
 # %%
 gains = mask.gains(scores)
@@ -158,7 +173,9 @@ measured = {
 # %% tags=["hide-input"]
 silent = chapter.silent_channels(arrivals)
 record("soft_token_by_token", measured["soft mask"]["token by token"], atol=0.05)
-record("soft_channel_by_channel", measured["soft mask"]["channel by channel"], atol=1e-4)
+record(
+    "soft_channel_by_channel", measured["soft mask"]["channel by channel"], atol=1e-4
+)
 chapter.arrivals_table(measured, silent)
 
 # %% tags=["hide-input"]

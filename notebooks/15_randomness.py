@@ -42,7 +42,17 @@ seed = 0
 import torch
 from torch.nn import functional as F
 
-from dragkit import DragConfig, Message, data, defend, drag, hear, load_client, load_prior, metrics
+from dragkit import (
+    DragConfig,
+    Message,
+    data,
+    defend,
+    drag,
+    hear,
+    load_client,
+    load_prior,
+    metrics,
+)
 from dragkit.adaptive.likelihood import Mahalanobis, average
 from dragkit.defenses import (
     GaussianNoise,
@@ -231,7 +241,9 @@ def noise(kind, scale):
     return ShapedNoise.from_factors(client.layout, factors, scale)
 
 
-fresh = random_crop(wide[torch.arange(64) % 2], 0.2, torch.Generator().manual_seed(seed + 1)).to(device)
+fresh = random_crop(
+    wide[torch.arange(64) % 2], 0.2, torch.Generator().manual_seed(seed + 1)
+).to(device)
 with torch.no_grad():
     sent = client(fresh)
     answer = client.server(sent).log_softmax(1)
@@ -253,7 +265,10 @@ for strength in (0.1, 0.3, 1.0, 2.0):
 
 # %% tags=["hide-input"]
 header = ["strength", "predicted (nats)", *(f"measured, {kind}" for kind in kinds)]
-pages.table(header, [[strength, predicted, *found.values()] for strength, predicted, found in costs])
+pages.table(
+    header,
+    [[strength, predicted, *found.values()] for strength, predicted, found in costs],
+)
 
 # %% tags=["hide-input"]
 chapter.costs_in_words(costs)
@@ -303,7 +318,10 @@ for kind, whiten in units.items():
 # %% tags=["hide-input"]
 for kind in kinds:
     record(f"left_{kind}", left[kind], atol=0.03)
-header = ["noise left (variance, in units of one message's)", *(f"k = {n}" for n in heard_times)]
+header = [
+    "noise left (variance, in units of one message's)",
+    *(f"k = {n}" for n in heard_times),
+]
 pages.table(header, [[kind, *values] for kind, values in left.items()])
 
 # %% [markdown]
@@ -332,9 +350,13 @@ runs = {
 }
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Rows of two pictures: the photos and the reconstructions without noise, through isotropic noise heard once and sixteen times, and through shaped noise heard once", "classes": "dark-light"}, "figure": {"caption": "What DRAG makes of the messages. Under each picture: MS-SSIM to the photo.", "name": "fig-randomness-pictures"}}
-scores = {label: metrics.ms_ssim(run.images, photos).tolist() for label, run in runs.items()}
+scores = {
+    label: metrics.ms_ssim(run.images, photos).tolist() for label, run in runs.items()
+}
 for label in runs:
-    record("ms_ssim_" + label.replace(", ", "_").replace(" ", "_"), scores[label], atol=0.2)
+    record(
+        "ms_ssim_" + label.replace(", ", "_").replace(" ", "_"), scores[label], atol=0.2
+    )
 record_panel("no_noise", runs["no noise"].images, min_ssim=0.4)
 plots.image_rows(
     {"photo": photos, **{label: run.images for label, run in runs.items()}},
@@ -400,7 +422,11 @@ rivals = ("plain client", "mean of 32 instances")
 header = ["mechanism", "distance to what the attacker computes from the true photo"]
 pages.table(
     [*header, *(f"k = {n}" for n in heard_times)],
-    [[name, rival, *gaps] for name, both in away.items() for rival, gaps in zip(rivals, both, strict=True)],
+    [
+        [name, rival, *gaps]
+        for name, both in away.items()
+        for rival, gaps in zip(rivals, both, strict=True)
+    ],
 )
 
 # %% tags=["hide-input"]

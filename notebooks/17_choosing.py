@@ -38,7 +38,18 @@ seed = 0
 # %% tags=["hide-input"]
 import torch
 
-from dragkit import DragConfig, ThreatModel, data, defend, drag, hear, load_client, load_prior, make_defence, metrics
+from dragkit import (
+    DragConfig,
+    ThreatModel,
+    data,
+    defend,
+    drag,
+    hear,
+    load_client,
+    load_prior,
+    make_defence,
+    metrics,
+)
 from dragkit.adaptive.replies import REPLIES
 from dragkit.defenses import BaseDefence
 from dragkit.measures import utility
@@ -98,14 +109,18 @@ for reply, label in attackers.items():
 
 # %% tags=["hide-input"]
 for reply, label in attackers.items():
-    print(f"{label}: {REPLIES[reply].label if reply else 'takes the message for an undefended one'}.")
+    print(
+        f"{label}: {REPLIES[reply].label if reply else 'takes the message for an undefended one'}."
+    )
 seen = {label: float(metrics.ms_ssim(run.images, photo)) for label, run in runs.items()}
 far = {label: float(metrics.st_lpips(run.images, photo)) for label, run in runs.items()}
 first, *_, last = runs
 record("st_lpips_unaware", far[first], atol=0.15)
 record("st_lpips_aware", far[last], atol=0.08)
 record("ms_ssim_aware", seen[last], atol=0.15)
-print(f"Done: {len(runs)} attacks of {len(runs[first].trace['distance'])} turns each, DRAG ({config.label}).")
+print(
+    f"Done: {len(runs)} attacks of {len(runs[first].trace['distance'])} turns each, DRAG ({config.label})."
+)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The photo of an astronaut, then three reconstructions from the same rotated message, by attackers who know more from left to right", "classes": "dark-light"}, "figure": {"caption": "One defended message, three attackers. Under each picture: MS-SSIM and ST-LPIPS to the photo.", "name": "fig-choosing-three"}}
 record_panel("aware", runs[last].images, min_ssim=0.4)
@@ -219,7 +234,12 @@ chapter.retrieval_table(found)
 # tests: an attacker keeps more than half of the MS-SSIM that DRAG gains over the prior alone.
 
 # %% tags=["hide-input"]
-chapter.verdicts("disco-insufficient", "nopeek-insufficient", "shuffle-reorder-recovers", "shuffle-insufficient")
+chapter.verdicts(
+    "disco-insufficient",
+    "nopeek-insufficient",
+    "shuffle-reorder-recovers",
+    "shuffle-insufficient",
+)
 
 # %% tags=["hide-input"]
 chapter.paper_in_words()

@@ -40,7 +40,9 @@ def difference(source: Path) -> str | None:
     if not pair.exists():
         return f"{pair.name} is missing"
     notebook = nbformat.read(pair, as_version=4)
-    if any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells):
+    if any(
+        cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells
+    ):
         return f"{pair.name} holds outputs"
     try:
         compare_notebooks(read(source), notebook, fmt="py:percent")
@@ -54,7 +56,11 @@ def main(arguments: list[str], folder: Path = HERE) -> int:
         print(__doc__)
         return 2
     found = {source: difference(source) for source in sources(folder)}
-    stray = [path.name for path in folder.glob("*.ipynb") if path.with_suffix(".py") not in found]
+    stray = [
+        path.name
+        for path in folder.glob("*.ipynb")
+        if path.with_suffix(".py") not in found
+    ]
     for source, problem in found.items():
         if problem and not arguments:
             nbformat.write(read(source), source.with_suffix(".ipynb"))

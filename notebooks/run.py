@@ -68,15 +68,26 @@ def digest(paths: Iterable[Path], root: Path) -> str:
     """sha256 over names (relative to `root`) and contents."""
     total = hashlib.sha256()
     for path in sorted(paths):
-        total.update(f"{path.relative_to(root)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        total.update(
+            f"{path.relative_to(root)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+        )
     return total.hexdigest()
 
 
-def content_key(notebook: NotebookNode, parameters: dict[str, Any], root: Path = ROOT) -> str:
+def content_key(
+    notebook: NotebookNode, parameters: dict[str, Any], root: Path = ROOT
+) -> str:
     """Name of the result: sha256 of code cells, parameters, `INPUTS`, Python and device."""
-    files = digest({path for pattern in INPUTS for path in root.glob(pattern) if path.is_file()}, root)
+    files = digest(
+        {path for pattern in INPUTS for path in root.glob(pattern) if path.is_file()},
+        root,
+    )
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {platform.machine()}"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"cpu {platform.machine()}"
+    )
     parts = [code, sorted(parameters.items()), files, platform.python_version(), device]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
@@ -96,7 +107,11 @@ def check_parameters(path: Path, parameters: dict[str, Any]) -> None:
 
 
 def execute(
-    notebook: Path, executed: Path, record: Path, parameters: dict[str, Any], timeout: float
+    notebook: Path,
+    executed: Path,
+    record: Path,
+    parameters: dict[str, Any],
+    timeout: float,
 ) -> tuple[float, int]:
     """Run papermill in a process of its own; gives seconds and peak memory (MiB, summed over its processes).
 
@@ -105,11 +120,26 @@ def execute(
         TimeoutError: the notebook took longer than `timeout` seconds.
     """
     threads = os.environ.get("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
-    caps = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    settings = {"DRAGKIT_STATIC": "1", "DRAGKIT_RECORD": str(record), "HF_HUB_OFFLINE": "1"}
+    caps = dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads
+    )
+    settings = {
+        "DRAGKIT_STATIC": "1",
+        "DRAGKIT_RECORD": str(record),
+        "HF_HUB_OFFLINE": "1",
+    }
     settings |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     with tempfile.TemporaryDirectory() as empty:
-        command = [sys.executable, "-m", "papermill", str(notebook), str(executed), "--no-progress-bar", "--cwd", empty]
+        command = [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(notebook),
+            str(executed),
+            "--no-progress-bar",
+            "--cwd",
+            empty,
+        ]
         command += ["--kernel", "python3", "-y", json.dumps(parameters)]
         log = executed.with_suffix(".log")
         start, peak = time.monotonic(), 0
@@ -121,15 +151,24 @@ def execute(
                 "PYTHONHASHSEED": "0",
                 "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             }
-            process = psutil.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+            process = psutil.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment
+            )
         try:
             while process.poll() is None:
-                peak = max(peak, sum(map(_memory, [process, *process.children(recursive=True)])))
+                peak = max(
+                    peak,
+                    sum(map(_memory, [process, *process.children(recursive=True)])),
+                )
                 if time.monotonic() - start > timeout:
                     raise TimeoutError(f"not done after {timeout:.0f} s")
                 time.sleep(0.1)
         finally:  # a timeout or Ctrl-C must not leave the kernel behind
-            family = [*process.children(recursive=True), process] if process.is_running() else []
+            family = (
+                [*process.children(recursive=True), process]
+                if process.is_running()
+                else []
+            )
             for member in family:
                 member.kill()
             process.wait()
@@ -154,7 +193,9 @@ def merge(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
         ValueError: the run left widget state, which a page without a kernel cannot show.
     """
     if "widgets" in executed.metadata:
-        raise ValueError("the run made live widgets; under DRAGKIT_STATIC=1 a notebook must show something static")
+        raise ValueError(
+            "the run made live widgets; under DRAGKIT_STATIC=1 a notebook must show something static"
+        )
     ran = iter([cell for cell in executed.cells if cell.cell_type == "code"])
     cells = []
     for cell in source.cells:
@@ -166,7 +207,9 @@ def merge(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
             done.metadata = {"tags": ["injected-parameters", "remove-cell"]}
             cells.append(done)
             done = next(ran)
-        cells.append({**cell, "outputs": done.outputs, "execution_count": done.execution_count})
+        cells.append(
+            {**cell, "outputs": done.outputs, "execution_count": done.execution_count}
+        )
     merged = nbformat.from_dict({**source, "cells": cells})
     merged.metadata = {"kernelspec": source.metadata["kernelspec"]}
     for position, cell in enumerate(merged.cells):
@@ -175,7 +218,12 @@ def merge(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
 
 
 def run(
-    source: Path, parameters: dict[str, Any], *, timeout: float, use_cache: bool = True, build: Path = BUILD
+    source: Path,
+    parameters: dict[str, Any],
+    *,
+    timeout: float,
+    use_cache: bool = True,
+    build: Path = BUILD,
 ) -> Run:
     """Execute one notebook, or take its result from the cache, and put notebook and records in place.
 
@@ -194,7 +242,9 @@ def run(
             record.mkdir()
             try:
                 seconds, peak = execute(plain, executed, record, parameters, timeout)
-                merge(notebook, nbformat.read(executed, as_version=4))  # a run that cannot be shown is not kept
+                merge(
+                    notebook, nbformat.read(executed, as_version=4)
+                )  # a run that cannot be shown is not kept
             except (RuntimeError, TimeoutError, ValueError):
                 failed = build / "failed"
                 failed.mkdir(parents=True, exist_ok=True)
@@ -202,7 +252,11 @@ def run(
                     shutil.copy(executed, failed / plain.name)
                 raise
             numbers = record / "numbers.json"
-            told = json.loads(numbers.read_text())["provenance"] if numbers.exists() else provenance()
+            told = (
+                json.loads(numbers.read_text())["provenance"]
+                if numbers.exists()
+                else provenance()
+            )
             report = Run(source.stem, parameters, key, round(seconds, 1), peak, told)
             (work / "run.json").write_text(json.dumps(asdict(report), indent=1))
             plain.unlink()
@@ -220,11 +274,29 @@ def run(
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Execute the notebooks.")
-    parser.add_argument("--budget", choices=BUDGETS, default="ci", help="how much computing a notebook may do")
-    parser.add_argument("--only", default="", metavar="NN", help="the notebooks whose name starts so")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
-    parser.add_argument("--no-cache", action="store_true", help="execute even if nothing changed")
-    parser.add_argument("--timeout", type=float, default=1200, help="seconds per notebook")
+    parser.add_argument(
+        "--budget",
+        choices=BUDGETS,
+        default="ci",
+        help="how much computing a notebook may do",
+    )
+    parser.add_argument(
+        "--only", default="", metavar="NN", help="the notebooks whose name starts so"
+    )
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter",
+    )
+    parser.add_argument(
+        "--no-cache", action="store_true", help="execute even if nothing changed"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=1200, help="seconds per notebook"
+    )
     chosen = parser.parse_args(arguments)
     parameters: dict[str, Any] = {"budget": chosen.budget}
     for name, value in chosen.p:
@@ -234,12 +306,25 @@ def main(arguments: list[str]) -> int:
         print(f"no notebook starts with {chosen.only!r}", file=sys.stderr)
         return 2
     report = BUILD / "notebooks" / "report.json"
-    runs = {} if not report.exists() else {entry["name"]: entry for entry in json.loads(report.read_text())}
-    runs = {name: entry for name, entry in runs.items() if name in {source.stem for source in sources()}}
+    runs = (
+        {}
+        if not report.exists()
+        else {entry["name"]: entry for entry in json.loads(report.read_text())}
+    )
+    runs = {
+        name: entry
+        for name, entry in runs.items()
+        if name in {source.stem for source in sources()}
+    }
     for source in wanted:
         start = time.monotonic()
         try:
-            done = run(source, parameters, timeout=chosen.timeout, use_cache=not chosen.no_cache)
+            done = run(
+                source,
+                parameters,
+                timeout=chosen.timeout,
+                use_cache=not chosen.no_cache,
+            )
         except (ValueError, RuntimeError, TimeoutError) as error:
             print(f"{source.name}: {error}", file=sys.stderr)
             return 1
@@ -248,7 +333,9 @@ def main(arguments: list[str]) -> int:
             f"{done.name}: {done.seconds} s, peak {done.peak_mib} MiB (here {time.monotonic() - start:.1f} s)",
             flush=True,
         )
-        report.write_text(json.dumps([runs[name] for name in sorted(runs)], indent=1) + "\n")
+        report.write_text(
+            json.dumps([runs[name] for name in sorted(runs)], indent=1) + "\n"
+        )
     return 0
 
 
