@@ -80,7 +80,7 @@ def features(client: SplitClient, subset: str = "val") -> Tensor:
         ValueError: an IR that half precision cannot hold.
     """
     photos = data.imagenette(subset)[0]
-    content = hashlib.sha256(f"{client.split} {weights_digest(client.model)}".encode())
+    content = hashlib.sha256(f"{client.at} {weights_digest(client.model)}".encode())
     content.update(photos.numpy().tobytes())
     file = cache.cache_dir() / "features" / f"ir-{content.hexdigest()[:24]}.safetensors"
 
@@ -88,7 +88,7 @@ def features(client: SplitClient, subset: str = "val") -> Tensor:
         with torch.no_grad(), torch.autocast(client.device.type, enabled=False):
             h = torch.cat([client(x.to(client.device).float() / 255).half().cpu() for x in photos.split(128)])
         if not h.isfinite().all():
-            raise ValueError(f"the IR of {client.name} at {client.split} is too large for half precision")
+            raise ValueError(f"the IR of {client.name} at {client.at} is too large for half precision")
         return {"h": h}
 
     return load_or_make(file, work)["h"]

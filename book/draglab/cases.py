@@ -39,7 +39,7 @@ class Case:
     """One attack on one client, on `n` photos of the validation split (or of the training split, for tuning).
 
     Attributes:
-        config: the attack's settings. at: split point. client, prior: names in the zoo.
+        config: the attack's settings. at: where the client is cut. client, prior: names in the zoo.
         method: a name in `methods.METHODS`; None takes the first that has settings of this class.
         defence: recipe of what the client does to its message, such as "gaussian:0.5" or "drop:0.5+shuffle"; None for nothing.
         adaptive: name of the attacker's reply to the defence (`dragkit.adaptive`); "" for one who does not know of it.

@@ -144,7 +144,7 @@ def fit_positions(
         n_train = min(n_train, len(photos) - n_held_out)
     spec = {
         "client": client.name,
-        "at": client.split,
+        "at": client.at,
         "weights": weights_digest(client.model),
         "input": [*client.image_size, client.interpolation, *client.mean, *client.std],
         "photos": IMAGENETTE if photos is None else photos_digest(photos),

@@ -103,7 +103,7 @@ def drag(
     _check_start(start, message, prior, config)
     noise = noise or SeededNoise(image_seeds(seeds, len(message)), message.h.dtype, message.h.device)
     identity = fingerprint(
-        config, message.client.split, prior.name, message.h, message.mask, start, *noise.state().values()
+        config, message.client.at, prior.name, message.h, message.mask, start, *noise.state().values()
     )
     plan = turns_of(config, len(prior.alpha_bar))
     state = begin(message, prior, noise, len(plan), first=plan[0][0], start=start)

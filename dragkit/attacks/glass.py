@@ -118,7 +118,7 @@ def glass(
     Args:
         message: what the attacker holds. prior: the generator; frozen here.
         config: `GlassConfig.fast()` when None.
-        encoder: trained for this client and split point; with it the search starts in W+ (GLASS++), and `threat` must grant
+        encoder: trained for this client and cut; with it the search starts in W+ (GLASS++), and `threat` must grant
             public photos (`NEEDS_ENCODER`).
         seeds, threat: as in `drag`.
         callback: called after every iteration, first of the searches for z (in portions of IRs times restarts), then of that
@@ -140,7 +140,7 @@ def glass(
     drawn = image_seeds(seeds, len(message))
     noise = SeededNoise(drawn, message.h.dtype, message.h.device)
     weights = (prior.w_mean, prior.constant, None if encoder is None else encoder.queries)  # enough to tell them apart
-    identity = fingerprint("GLASS", config, message.client.split, message.h, message.mask, drawn, *weights)
+    identity = fingerprint("GLASS", config, message.client.at, message.h, message.mask, drawn, *weights)
     search = Search(message, prior, config, identity, callback, checkpoint)
     if encoder is None:
         first = search.in_z(noise)
@@ -257,10 +257,10 @@ def _check(message: Message, encoder: WEncoder | None, prior: StyleGenerator) ->
     client = message.client
     if message.mask is not None and not message.mask.all():
         raise ValueError("mask leaves tokens out, but the encoder was trained on whole IRs; leave encoder or mask out")
-    if (encoder.config.client, encoder.config.split) != (client.name, client.split):
+    if (encoder.config.client, encoder.config.at) != (client.name, client.at):
         raise ValueError(
-            f"encoder was trained for {encoder.config.client!r} at {encoder.config.split!r}; the client is {client.name!r} "
-            f"at {client.split!r}: train one for it with dragkit train gan-encoder"
+            f"encoder was trained for {encoder.config.client!r} at {encoder.config.at!r}; the client is {client.name!r} "
+            f"at {client.at!r}: train one for it with dragkit train gan-encoder"
         )
     made_for, needed = (encoder.num_layers, len(encoder.w_mean)), (prior.num_layers, prior.style_dim)
     if made_for != needed:

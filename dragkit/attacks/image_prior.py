@@ -173,7 +173,7 @@ def deep_image_prior(
         render,
         Pace(config.iterations, config.lr),
         noise,
-        fingerprint("LM", config, message.client.split, h, message.mask, *noise.state().values()),
+        fingerprint("LM", config, message.client.at, h, message.mask, *noise.state().values()),
         callback=callback,
         checkpoint=checkpoint,
     )

@@ -49,10 +49,10 @@ def inverse(message: Message, network: InverseNetwork, *, threat: ThreatModel = 
 
 def _check(network: InverseNetwork, message: Message) -> None:
     shape, client = network.shape, message.client
-    if (shape.client, shape.split) != (client.name, client.split):
+    if (shape.client, shape.at) != (client.name, client.at):
         raise ValueError(
-            f"network is an inverse network for {shape.client} at {shape.split}, but the client is {client.name} at "
-            f"{client.split}; train one for it: dragkit train inverse --client {client.name} --at {client.split}"
+            f"network is an inverse network for {shape.client} at {shape.at}, but the client is {client.name} at "
+            f"{client.at}; train one for it: dragkit train inverse --client {client.name} --at {client.at}"
         )
     if message.mask is not None and shape.drop == 0 and not message.mask.all():
         raise ValueError(

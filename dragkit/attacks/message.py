@@ -64,7 +64,7 @@ def _checked(h: Tensor, client: SplitClient) -> Tensor:
         raise TypeError(f"h is {given}; it must be a floating-point tensor")
     if h.ndim != len(client.h_shape) + 1 or tuple(h.shape[1:]) != tuple(client.h_shape):
         raise ValueError(
-            f"h has shape {tuple(h.shape)}; client {client.split!r} sends (B, {', '.join(map(str, client.h_shape))})"
+            f"h has shape {tuple(h.shape)}; client {client.at!r} sends (B, {', '.join(map(str, client.h_shape))})"
         )
     if len(h) == 0:
         raise ValueError("h holds no image; the batch must have at least one")

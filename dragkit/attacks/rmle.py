@@ -107,7 +107,7 @@ def rmle(
         render,
         Pace(config.iterations, config.lr, clip=config.clip),
         SeededNoise([]),
-        fingerprint("rMLE", config, message.client.split, h, message.mask),
+        fingerprint("rMLE", config, message.client.at, h, message.mask),
         project=lambda p: {"pixels": p["pixels"].clamp(0, 1)},
         callback=callback,
         checkpoint=checkpoint,

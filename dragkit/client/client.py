@@ -99,17 +99,17 @@ class SplitClient(nn.Module):
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}; every channel must be positive")
         self.interpolation, self.name = interpolation, name or type(model).__name__
-        self.split, self.at = at, resolve(model, at)
+        self.at, self.module = at, resolve(model, at)
         _refuse_broken_weights(model)
         self.model = model.eval().requires_grad_(False)
-        self.cut = Cut(model, self.at, self._random_input(2, seed=0))
+        self.cut = Cut(model, self.module, self._random_input(2, seed=0))
         if check:
             self.cut.check(self._random_input(3, seed=1))
         self.h_shape: tuple[int, ...] = self.cut.h_shape
         self._kind = _guess_kind(self.cut, self.image_size) if layout == "auto" else layout
         if DIMS[self._kind] != len(self.h_shape) + 1:
             raise ValueError(
-                f"layout is {self._kind!r}, but the IR at {self.at} has the shape {self.h_shape} per image"
+                f"layout is {self._kind!r}, but the IR at {self.module} has the shape {self.h_shape} per image"
             )
         self._prefix = self._count_prefix_tokens() if prefix_tokens is None else prefix_tokens
         if self._prefix and not (self._kind == "BND" and 0 < self._prefix < self.h_shape[0]):
@@ -201,8 +201,8 @@ class SplitClient(nn.Module):
         client, server = self.cut.parameter_counts()
         return {
             "name": self.name,
-            "split": self.split,
             "at": self.at,
+            "module": self.module,
             "image_size": self.image_size,
             "layout": self.layout,
             "h_shape": self.h_shape,
@@ -213,8 +213,10 @@ class SplitClient(nn.Module):
 
     def __repr__(self) -> str:
         height, width = self.image_size
-        split = "" if self.split == self.at else f" ({self.split})"
-        return f"SplitClient({self.name} at {self.at}{split}: {height}x{width} image -> {self._kind} {self.h_shape})"
+        asked = "" if self.at == self.module else f" ({self.at})"
+        return (
+            f"SplitClient({self.name} at {self.module}{asked}: {height}x{width} image -> {self._kind} {self.h_shape})"
+        )
 
     # -- how that is found out
 
@@ -236,7 +238,7 @@ class SplitClient(nn.Module):
         for extra in (0, 1, 5):  # nothing, CLS, CLS and four registers
             if math.isqrt(n - extra if n > extra else 2) ** 2 == n - extra:
                 return extra
-        raise ValueError(f"the IR at {self.at} has {n} tokens, not a square plus 0, 1 or 5: pass prefix_tokens")
+        raise ValueError(f"the IR at {self.module} has {n} tokens, not a square plus 0, 1 or 5: pass prefix_tokens")
 
     def _permute_patches(self, h: Tensor, order: Tensor) -> Tensor:
         if self._kind == "BCHW":

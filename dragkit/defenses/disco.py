@@ -199,10 +199,10 @@ def load_pruner(client: SplitClient) -> Pruner:
     Raises:
         ValueError: there is none.
     """
-    name = pruner_name(client.name, client.split)
+    name = pruner_name(client.name, client.at)
     if not zoo.available(name):
         raise ValueError(
-            f"client {client.name!r} has no pruner at {client.split!r}; DISCO needs a client that was trained with one, "
+            f"client {client.name!r} has no pruner at {client.at!r}; DISCO needs a client that was trained with one, "
             "such as disco-vit-imagenette64 at block:6. Train one: dragkit train disco"
         )
     return Pruner.from_pretrained(zoo.verify(name), device=client.device)

@@ -115,12 +115,14 @@ def _ends(client: SplitClient, ends: tuple[str, ...]) -> tuple[str, ...]:
         ValueError: a cut that is not after a block, or blocks whose branches we do not know.
     """
     blocks = client.blocks()
-    if client.at not in blocks:
+    if client.module not in blocks:
         raise ValueError(
-            f"the client is cut at {client.split!r}; hidden randomness needs a cut after a block, block:1 or later"
+            f"the client is cut at {client.at!r}; hidden randomness needs a cut after a block, block:1 or later"
         )
     known = {name for name, _ in client.model.named_modules()}
-    of_block = [[f"{b}.{end}" for end in ends if f"{b}.{end}" in known] for b in blocks[: blocks.index(client.at) + 1]]
+    of_block = [
+        [f"{b}.{end}" for end in ends if f"{b}.{end}" in known] for b in blocks[: blocks.index(client.module) + 1]
+    ]
     if not all(of_block):
         raise ValueError(
             f"the blocks of {client.name} have none of {', '.join(ends)}; hidden randomness does not know them"

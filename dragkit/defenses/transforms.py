@@ -192,11 +192,11 @@ def _blocks(client: SplitClient) -> list[nn.Module]:
     """The blocks of the server half."""
     names = client.blocks()
     cuts = [block_path(client.model, k) for k in range(len(names) + 1)]
-    if type(client.model).__name__ != "ViTForImageClassification" or client.at not in cuts:
+    if type(client.model).__name__ != "ViTForImageClassification" or client.module not in cuts:
         raise ValueError(
             f"weights are transformed for transformers' ViTForImageClassification cut at a block; this is {client}"
         )
-    return [client.model.get_submodule(name) for name in names[cuts.index(client.at) :]]
+    return [client.model.get_submodule(name) for name in names[cuts.index(client.module) :]]
 
 
 def _readers(client: SplitClient) -> list[tuple[nn.LayerNorm, list[nn.Linear]]]:

@@ -48,7 +48,7 @@ class Embedding:
 def ir_embedding(client: SplitClient) -> Embedding:
     """The attacker's own view: all tokens of the IR. Their cosine distance, token by token, is what DRAG minimises."""
     return Embedding(
-        f"IR of {client.name} at {client.split}", lambda x: client.tokens(client(x.to(client.device))), batch=100
+        f"IR of {client.name} at {client.at}", lambda x: client.tokens(client(x.to(client.device))), batch=100
     )
 
 

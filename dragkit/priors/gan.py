@@ -175,7 +175,7 @@ class WEncoder(ModelMixin, ConfigMixin):
     Args:
         tokens, features: N and D of the IRs as tokens. num_layers, style_dim: of the generator.
         width, depth, heads: of the transformer.
-        client, split: name and split point of the client whose IRs it was trained on.
+        client, at: name and cut of the client whose IRs it was trained on.
     """
 
     w_mean: Tensor
@@ -192,7 +192,7 @@ class WEncoder(ModelMixin, ConfigMixin):
         depth: int = 2,
         heads: int = 4,
         client: str = "",
-        split: str = "",
+        at: str = "",
     ):
         super().__init__()
         self.tokens, self.features, self.num_layers = tokens, features, num_layers

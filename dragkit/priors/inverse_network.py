@@ -23,7 +23,7 @@ class InverseShape:
         token_width, num_tokens: D and N of `client.tokens(h)`; `prefix_tokens` of the N come before the patch tokens.
         image_size: side S of the images; the patch tokens form a square grid whose side divides it.
         width, depth, heads: of the transformer.
-        client, split: name and split point of the client whose representations it was trained on.
+        client, at: name and cut of the client whose representations it was trained on.
         drop: share of the tokens that were missing in training; with 0 the mask token has learned nothing.
     """
 
@@ -35,7 +35,7 @@ class InverseShape:
     depth: int = 2
     heads: int = 4
     client: str = ""
-    split: str = ""
+    at: str = ""
     drop: float = 0.0
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class InverseNetwork(nn.Module):
         """A fresh network that fits the tokens of `client`."""
         _, n, d = client.tokens(torch.empty(1, *client.h_shape)).shape
         prefix = client.layout.prefix_tokens
-        return cls(InverseShape(d, n, prefix, image_size, width, depth, heads, client.name, client.split, drop))
+        return cls(InverseShape(d, n, prefix, image_size, width, depth, heads, client.name, client.at, drop))
 
     @torch.no_grad()
     def standardise_on(self, tokens: Tensor) -> None:
@@ -173,6 +173,8 @@ class InverseNetwork(nn.Module):
         """
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text())
+        if "split" in config:  # what the cut was called in runs from before
+            config["at"] = config.pop("split")
         try:
             network = cls(InverseShape(**config))
         except TypeError as error:

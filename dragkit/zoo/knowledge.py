@@ -46,7 +46,7 @@ class Knowledge:
     """What the attacker may bring, loaded when it is first asked for: the embedded priors, GAN and inverse network.
 
     Attributes:
-        client: name in the zoo. at: split point. prior: name in the zoo, or what else `open_prior` takes.
+        client: name in the zoo. at: where it is cut. prior: name in the zoo, or what else `open_prior` takes.
         device, dtype: of the networks; the precision is that of the prior.
         defence: recipe of the defence that the inverse network was trained against, "" for none.
     """

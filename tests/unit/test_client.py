@@ -231,7 +231,7 @@ def test_nothing_after_the_cut_runs(family: str, at: str) -> None:
     for name, module in model.named_modules():
         module.register_forward_pre_hook(lambda m, a, name=name: calls.update([name]))
     client(torch.rand(2, 3, 32, 32))
-    assert calls[client.at] == 1
+    assert calls[client.module] == 1
     names = [name for name, module in model.named_modules() if module in set(client.cut._server_modules)]
     assert len(names) > 5
     assert not [name for name in names if calls[name]]
@@ -302,12 +302,12 @@ def test_blocks_are_found_in_every_library(family: str, count: int, last: str) -
 
 def test_names_are_resolved_and_kept() -> None:
     client = plain(model_of("timm-vit"), "block:2")
-    assert (client.split, client.at) == ("block:2", "blocks.1")
+    assert (client.at, client.module) == ("block:2", "blocks.1")
     assert client.blocks() == ["blocks.0", "blocks.1", "blocks.2"]
     start = plain(model_of("timm-vit"), "block:0")
-    assert start.at == "input:blocks.0"
+    assert start.module == "input:blocks.0"
     images = torch.rand(1, 3, 32, 32)
-    torch.testing.assert_close(plain(model_of("timm-vit"), start.at)(images), start(images))
+    torch.testing.assert_close(plain(model_of("timm-vit"), start.module)(images), start(images))
     assert repr(client) == "SplitClient(VisionTransformer at blocks.1 (block:2): 32x32 image -> BND (17, 16))"
 
 
@@ -529,7 +529,7 @@ def test_free_server_leaves_a_working_client() -> None:
 
 def test_info_counts_what_is_sent() -> None:
     info = plain(model_of("timm-vit"), "block:2", name="toy").info()
-    assert (info["name"], info["split"], info["at"]) == ("toy", "block:2", "blocks.1")
+    assert (info["name"], info["at"], info["module"]) == ("toy", "block:2", "blocks.1")
     assert info["h_shape"] == (17, 16)
     assert info["bytes_per_query"] == 17 * 16 * 4
 

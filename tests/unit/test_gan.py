@@ -101,14 +101,14 @@ def test_state_may_be_more_precise_than_the_network():
 
 @pytest.mark.parametrize(
     ("model", "given"),
-    [(generator(), torch.randn(2, 16)), (WEncoder(5, 6, 4, 8, 8, 1, 2, client="toy", split="0"), torch.randn(2, 5, 6))],
+    [(generator(), torch.randn(2, 16)), (WEncoder(5, 6, 4, 8, 8, 1, 2, client="toy", at="0"), torch.randn(2, 5, 6))],
 )
 def test_models_come_back_from_disk(model, given, tmp_path):
     model.eval().save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path, torch_dtype=torch.float32)
     torch.testing.assert_close(again(given), model(given))
     torch.testing.assert_close(again.w_std, model.w_std)
-    assert (again.num_layers, again.config.get("split")) == (model.num_layers, model.config.get("split"))
+    assert (again.num_layers, again.config.get("at")) == (model.num_layers, model.config.get("at"))
     assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors"}
 
 
@@ -228,7 +228,7 @@ def test_encoder_learns_to_start_near_the_image(photos, tmp_path):
     model = fit(task, config, tmp_path / "run", show=False)
     error.append((task.rebuild(model, images) - images).square().mean().item())
     assert error[1] < error[0] / 2
-    assert (model.config.client, model.config.split) == ("toy", "0")
+    assert (model.config.client, model.config.at) == ("toy", "0")
 
 
 def test_two_commands_make_a_generator_and_its_encoder(photos, tmp_path, monkeypatch):

@@ -41,9 +41,9 @@ def photos(generator):
         return generator(torch.randn(3, 16, generator=torch.Generator().manual_seed(99))).clamp(0, 1)
 
 
-def encoder(client="toy", split="0", layers=6):
+def encoder(client="toy", at="0", layers=6):
     torch.manual_seed(1)
-    return WEncoder(16, 48, layers, 16, 16, 1, 2, client=client, split=split)
+    return WEncoder(16, 48, layers, 16, 16, 1, 2, client=client, at=at)
 
 
 def test_finds_an_image_of_its_own_generator(generator, client, photos):

@@ -173,7 +173,7 @@ def test_raw_ir_embedding_is_the_clients_tokens():
     client = zoo.load_client(at="block:1")
     x = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     embedding = ir_embedding(client)
-    assert "block:1" in embedding.name or client.split in embedding.name
+    assert "block:1" in embedding.name or client.at in embedding.name
     torch.testing.assert_close(embedding(x), client.tokens(client(x)))
 
 

@@ -31,7 +31,7 @@ def test_glass_plus_starts_from_the_encoder_and_spends_everything_on_styles():
     with pytest.raises(ValueError, match="train gan-encoder --client vit-imagenette64 --at block:2"):
         _ = known.encoder
     client, gan = zoo.load_client(at="block:2"), zoo.load_gan()
-    known.__dict__["encoder"] = WEncoder(65, 128, gan.num_layers, gan.style_dim, client=client.name, split="block:2")
+    known.__dict__["encoder"] = WEncoder(65, 128, gan.num_layers, gan.style_dim, client=client.name, at="block:2")
     found = methods.METHODS["glass++"].run(
         Message(client(torch.rand(2, 3, 64, 64)), client), known, methods.Setting(case.config, 0)
     )

@@ -48,7 +48,7 @@ class LinearClient:
     """`h = A z`, as `tokens` tokens; the surface of `SplitClient` that attacks use."""
 
     def __init__(self, matrix: Tensor, tokens: int = 1):
-        self.matrix, self.split, self.calls = matrix, "linear", 0
+        self.matrix, self.at, self.calls = matrix, "linear", 0
         self.h_shape = (tokens, matrix.shape[0] // tokens)
 
     def resize(self, images: Tensor) -> Tensor:

@@ -101,4 +101,4 @@ def shuffled_table(client: SplitClient, plain: Tensor, shuffled: Tensor, gap: fl
         ["same answer for every photo", "yes" if same else "no"],
         ["IR distance, token by token", moved],
     ]
-    return pages.table(["tokens shuffled", f"cut at {client.split}"], rows)
+    return pages.table(["tokens shuffled", f"cut at {client.at}"], rows)

@@ -78,7 +78,7 @@ class EncoderTask(Task):
         _, n, d = self.client.tokens(torch.empty(1, *self.client.h_shape)).shape
         g, r = self.generator, self.recipe
         shape = (n, d, g.num_layers, g.style_dim, r.width, r.depth, r.heads)
-        encoder = WEncoder(*shape, client=self.client.name, split=self.client.split)
+        encoder = WEncoder(*shape, client=self.client.name, at=self.client.at)
         encoder.w_mean.copy_(g.w_mean)
         encoder.w_std.copy_(g.w_std)
         return encoder

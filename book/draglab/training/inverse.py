@@ -94,7 +94,7 @@ class InverseTask(Task):
     def _go_on_from(self, name: str) -> None:
         """Take all weights, and the scale of the tokens, from an inverse network of the zoo."""
         network, shape = InverseNetwork.from_pretrained(zoo.verify(name)), self.model.shape
-        if replace(network.shape, client=shape.client, split=shape.split, drop=shape.drop) != shape:
+        if replace(network.shape, client=shape.client, at=shape.at, drop=shape.drop) != shape:
             raise ValueError(f"start is {name!r}, made for {network.shape}; wanted is {shape}. Use --start none")
         self.model.load_state_dict(network.state_dict())
 
