@@ -37,7 +37,6 @@ budget = "ci"  # how many turns the live attacks may take
 seed = 0
 
 # %% tags=["hide-input"]
-import json
 import math
 from functools import partial
 
@@ -48,7 +47,6 @@ from dragkit import (
     DragConfig,
     Message,
     SplitClient,
-    cache,
     cosine_distance,
     data,
     defend,
@@ -58,7 +56,6 @@ from dragkit import (
     load_prior,
     make_defence,
     metrics,
-    zoo,
 )
 from dragkit.adaptive.distances import (
     Assignment,
@@ -67,10 +64,9 @@ from dragkit.adaptive.distances import (
     match,
     token_gram_distance,
 )
-from dragkit.adaptive.reorder import PositionNetwork, fit_positions, reorder
+from dragkit.adaptive.reorder import PositionNetwork, reorder
 from dragkit.adaptive.replies import reordered, undone, visible_tokens
 from dragkit.bounds import shuffle_bits, success_bound
-from dragkit.cache import weights_digest
 from dragkit.defenses import FeaturePermutation, Rotation, TokenDrop, TokenShuffle
 from dragkit.defenses.public import public_tokens
 from dragkit.defenses.tokens import orderless_layout
@@ -275,38 +271,9 @@ pages.source(PositionNetwork, reordered)
 # `python -m dragkit.adaptive.reorder`:
 
 # %% tags=["hide-input"]
-wanted = {
-    "name": "position classifier",
-    "client": zoo.CLIENT,
-    "at": at,
-    "weights": weights_digest(client.model),
-}
-cards = [
-    json.loads(file.read_text())
-    for file in sorted((cache.cache_dir() / "probes").glob("*.json"))
-]
-cached = [card for card in cards if wanted.items() <= card.items()]
-learned = {}
-if cached:
-    card = max(cached, key=lambda one: one["steps"])
-    choices = {name: card[name] for name in ("n_train", "n_held_out", "steps", "seed")}
-    positions = fit_positions(client, **choices)  # reads the file
-    for what, measured in positions.card["measured"].items():
-        low, high = measured["ci"]
-        print(
-            f"{what}: {measured['value']:.1%} [{low:.1%}, {high:.1%}], {measured['n']} held-out training photos."
-        )
-    learned = {"position classifier": match(-positions(tested))}
-else:
-    print(
-        f"No position classifier of {zoo.CLIENT} at {at} is in {cache.cache_dir() / 'probes'}."
-    )
-    print(
-        f"`python -m dragkit.adaptive.reorder --client {zoo.CLIENT} --at {at}` trains one."
-    )
-
-# %% tags=["hide-input"]
-chapter.landed(told, {"mean tokens": by_means, **learned}, side)
+positions = chapter.cached_positions(client)
+print(*chapter.positions_in_words(positions, client), sep="\n")
+chapter.classified(told, positions, tested, side)
 
 # %% [markdown]
 # ### Left or right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dragkit.adaptive.distances import match
+from dragkit.adaptive.reorder import IMAGENETTE, Positions, fit_positions
 from dragkit.bounds import success_bound
+from dragkit.cache import cache_dir, weights_digest
+from dragkit.client import SplitClient
 from dragkit.distance import Distance
 from dragkit.measures import metrics
 from draglab.chapters.tradeoff import Series, against_accuracy, decided, keeps_half
@@ -89,6 +94,44 @@ def landed(header: str, found: Mapping[str, Tensor], side: int) -> pages.Table:
         [header, "own place", "mirrored place", "elsewhere"],
         [[who, *(f"{share:.1%}" for share in shares)] for who, shares in rows.items()],
     )
+
+
+def cached_positions(client: SplitClient) -> Positions | None:
+    """The position classifier of this client in the cache, of the longest training; None where there is none.
+
+    It is never trained here, which would take minutes.
+    """
+    wanted = {"name": "position classifier", "client": client.name, "at": client.split, "photos": IMAGENETTE}
+    wanted["weights"] = weights_digest(client.model)
+    cards = [json.loads(file.read_text()) for file in sorted((cache_dir() / "probes").glob("*.json"))]
+    known = [card for card in cards if wanted.items() <= card.items()]
+    if not known:
+        return None
+    best = max(known, key=lambda card: card["steps"])
+    return fit_positions(client, **{name: best[name] for name in ("n_train", "n_held_out", "steps", "seed")})
+
+
+def positions_in_words(positions: Positions | None, client: SplitClient) -> list[str]:
+    """Sentences: how often the classifier is right on held-out photos, or what trains one."""
+    if positions is None:
+        return [
+            f"No position classifier of {client.name} at {client.split} is in {cache_dir() / 'probes'}.",
+            f"`python -m dragkit.adaptive.reorder --client {client.name} --at {client.split}` trains one.",
+        ]
+    lines = []
+    for what, found in positions.card["measured"].items():
+        low, high = found["ci"]
+        lines.append(f"{what}: {found['value']:.1%} [{low:.1%}, {high:.1%}], {found['n']} held-out training photos.")
+    return lines
+
+
+def classified(header: str, positions: Positions | None, tokens: Tensor, side: int) -> pages.Table | None:
+    """`landed` for the classifier; nothing without one.
+
+    Args:
+        tokens: `(B, N, D)`, in order. side: of the square of patches.
+    """
+    return None if positions is None else landed(header, {"position classifier": match(-positions(tokens))}, side)
 
 
 def mirrored_in_words(pairs: Sequence[Pair]) -> str:
@@ -244,7 +287,8 @@ def shuffled_in_words(study: Study) -> list[str]:
         return []
     words: dict[str, list[str]] = {}
     for label in known:
-        words.setdefault(in_words(study.difference(label, "shuffle", "ms_ssim"), "ms_ssim"), []).append(label)
+        word = in_words(study.difference(label, "shuffle", "ms_ssim"), "ms_ssim")
+        words.setdefault(word, []).append(label.removeprefix("shuffle, "))
     lines = [
         "Beside the unaware attacker, " + "; ".join(f"{w}: {', '.join(which)}" for w, which in words.items()) + "."
     ]
@@ -301,8 +345,8 @@ def dropped_in_words(study: Study) -> list[str]:
     for s in shares:
         cost = study.rows[defence_study.OPEN]["accuracy"][0] - study.rows[f"drop:{s}"]["accuracy"][0]
         lines.append(
-            f"{s:.0%} dropped costs {100 * cost:.1f} points of accuracy; does the masking attacker keep more than half of the "
-            f"MS-SSIM that the undefended attack gains over the prior alone? {keeps_half(study, f'drop:{s}, mask').capitalize()}."
+            f"{s:.0%} dropped costs {100 * cost:.1f} points of accuracy. The masking attacker keeps more than half of what the "
+            f"undefended attack gains over the prior alone in MS-SSIM: {keeps_half(study, f'drop:{s}, mask')}."
         )
     return lines
 
