@@ -84,12 +84,12 @@ def vendor_mathjax(target: Path) -> None:
 
 def footer(run: dict[str, Any]) -> str:
     """One small line: where this page's numbers come from."""
-    told = run["provenance"]
-    packages = told["packages"]
+    origin = run["provenance"]
+    packages = origin["packages"]
     settings = ", ".join(f"{name} = {value}" for name, value in run["parameters"].items())
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "diffusers", "transformers", "timm"))
-    where = f"{told['device']}, {told['threads']} threads, Python {told['python']}, {versions}"
-    line = f"Executed at commit {told['commit']} ({settings}) in {run['seconds']:.0f} s on {where}."
+    where = f"{origin['device']}, {origin['threads']} threads, Python {origin['python']}, {versions}"
+    line = f"Executed at commit {origin['commit']} ({settings}) in {run['seconds']:.0f} s on {where}."
     return f'<p class="provenance">{line}</p>'
 
 
@@ -119,8 +119,10 @@ def claims_page(claims: list[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |")
     lines += ["", "Where the numbers come from:", ""]
     for claim in claims:
-        told = claim["provenance"]
-        lines.append(f"- {claim['id']}: `{told['command']}`, {told['date']}, commit {told['commit']}, {told['device']}")
+        origin = claim["provenance"]
+        lines.append(
+            f"- {claim['id']}: `{origin['command']}`, {origin['date']}, commit {origin['commit']}, {origin['device']}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -135,10 +137,10 @@ def timings_page(runs: list[dict[str, Any]]) -> str:
         "|---|---|---:|---:|---|",
     ]
     for run in runs:
-        told = run["provenance"]
+        origin = run["provenance"]
         name = f"[{run['name']}](../notebooks/{run['name']}.ipynb)"
         lines.append(
-            f"| {name} | {run['parameters']['budget']} | {run['seconds']:.0f} | {run['peak_mib']} | {told['device']} |"
+            f"| {name} | {run['parameters']['budget']} | {run['seconds']:.0f} | {run['peak_mib']} | {origin['device']} |"
         )
     total = sum(run["seconds"] for run in runs)
     return (
@@ -196,8 +198,10 @@ def main() -> int:
     except (FileNotFoundError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
-    told = json.loads(STAMP.read_text())
-    print(f"book: {HTML / 'index.html'} ({told['mebibytes']} MiB, built in {told['seconds']} s); open it in a browser")
+    built = json.loads(STAMP.read_text())
+    print(
+        f"book: {HTML / 'index.html'} ({built['mebibytes']} MiB, built in {built['seconds']} s); open it in a browser"
+    )
     return 0
 
 

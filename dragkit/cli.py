@@ -199,9 +199,9 @@ def info(
     from dragkit.zoo.knowledge import open_client
 
     split = open_client(client, _blocks(at))
-    told = {name: str(value) for name, value in split.info().items()} | {"blocks": ", ".join(split.blocks())}
-    width = max(map(len, told))
-    for name, value in told.items():
+    facts = {name: str(value) for name, value in split.info().items()} | {"blocks": ", ".join(split.blocks())}
+    width = max(map(len, facts))
+    for name, value in facts.items():
         say(f"{name:<{width}}  {value}")
 
 

@@ -252,12 +252,12 @@ def run(
                     shutil.copy(executed, failed / plain.name)
                 raise
             numbers = record / "numbers.json"
-            told = (
+            origin = (
                 json.loads(numbers.read_text())["provenance"]
                 if numbers.exists()
                 else provenance()
             )
-            report = Run(source.stem, parameters, key, round(seconds, 1), peak, told)
+            report = Run(source.stem, parameters, key, round(seconds, 1), peak, origin)
             (work / "run.json").write_text(json.dumps(asdict(report), indent=1))
             plain.unlink()
             shutil.rmtree(kept, ignore_errors=True)

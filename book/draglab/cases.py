@@ -145,16 +145,16 @@ def describe(case: Case) -> str:
 def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
     """All that the result of one batch depends on, as JSON."""
     names = case.knowledge().names(METHODS[case.name].uses) + ([case.client] if zoo.available(case.client) else [])
-    told = {**asdict(case), "n": None, "method": case.name}
-    told["config"] = told["config"] or {}  # the inverse network has no settings
-    told["split"] = told.pop("subset")  # its name when the first results were stored
+    described = {**asdict(case), "n": None, "method": case.name}
+    described["config"] = described["config"] or {}  # the inverse network has no settings
+    described["split"] = described.pop("subset")  # its name when the first results were stored
     if case.defence is None:  # as before there were replies: undefended results stay valid
-        del told["adaptive"], told["queries"]
+        del described["adaptive"], described["queries"]
     else:
-        told["defence"] = [DEFENDED, case.defence]
+        described["defence"] = [DEFENDED, case.defence]
     return {
         "format": FORMAT,
-        "case": told,
+        "case": described,
         "photos": indices,
         "seed": case.attack_seed + start,
         "weights": {name: zoo.card(name)["sha256"] for name in names},

@@ -78,8 +78,8 @@ class Point:
     @property
     def server_knows(self) -> str:
         """What the server has to be told beside the message."""
-        told = [DEFENCES[name].server_knows for name, _ in _parts(self.recipe)]
-        return " and ".join(dict.fromkeys(what for what in told if what != "nothing")) or "nothing"
+        needs = [DEFENCES[name].server_knows for name, _ in _parts(self.recipe)]
+        return " and ".join(dict.fromkeys(what for what in needs if what != "nothing")) or "nothing"
 
     @property
     def utility(self) -> str:

@@ -106,21 +106,24 @@ def options(function: Callable[..., Any]) -> list[Option]:
     """Every option of a function, in the order of its parameters."""
     hints, about = get_type_hints(function), inspect.getdoc(function) or ""
     parameters = inspect.signature(function).parameters
-    told = _told(about, list(parameters))
+    described = _described(about, list(parameters))
     return [
         option
         for name, parameter in parameters.items()
-        for option in _options((name,), hints.get(name, str), parameter.default, told.get(name, ""))
+        for option in _options((name,), hints.get(name, str), parameter.default, described.get(name, ""))
     ]
 
 
 def _options(path: tuple[str, ...], hint: Any, default: Any, about: str) -> Iterator[Option]:
     if is_dataclass(default) and not isinstance(default, type):
         kind = type(default)
-        hints, told = get_type_hints(kind), _told(inspect.getdoc(kind) or "", [f.name for f in fields(default)])
+        hints, described = (
+            get_type_hints(kind),
+            _described(inspect.getdoc(kind) or "", [f.name for f in fields(default)]),
+        )
         for field in fields(default):
             inner = (*path, field.name)
-            yield from _options(inner, hints[field.name], getattr(default, field.name), told.get(field.name, ""))
+            yield from _options(inner, hints[field.name], getattr(default, field.name), described.get(field.name, ""))
     elif (said := _sayable(hint)) is not None:
         yield Option(path, said, default, about)
 
@@ -163,7 +166,7 @@ def _filled(default: Any, value: Any) -> Any:
     return replace(default, **{name: _filled(getattr(default, name), inner) for name, inner in value.items()})
 
 
-def _told(about: str, names: list[str]) -> dict[str, str]:
+def _described(about: str, names: list[str]) -> dict[str, str]:
     """What a docstring says of these names under `Args:` or `Attributes:`; one description may be for several."""
     _, _, listed = re.sub(r"\s+", " ", about).partition("Args: " if "Args:" in about else "Attributes: ")
     listed = re.split(r" (?:Returns|Raises): ", listed)[0]

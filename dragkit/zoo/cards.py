@@ -40,7 +40,7 @@ def find(name: str) -> Path:
 def trained(prefix: str, kind: str) -> list[str]:
     """Names of the models of a class (as in their cards) that begin with `prefix`, shipped or exported on this machine."""
     exported = [json.loads(path.read_text()) for path in (cache_dir() / "runs").glob("*/export/card.json")]
-    known = {told["name"]: told["class"] for told in [*exported, *(card(name) for name in names())]}
+    known = {one["name"]: one["class"] for one in [*exported, *(card(name) for name in names())]}
     return sorted(name for name, made in known.items() if name.startswith(prefix) and made == kind)
 
 

@@ -194,8 +194,8 @@ def _check_complete(weights: dict[str, Tensor], expected: dict[str, tuple[int, .
     ]
     problems = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
     if any(problems.values()):
-        told = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
-        raise ValueError(f"the ONNX graph does not hold exactly the weights of a ViT-S/14. {told}")
+        reasons = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+        raise ValueError(f"the ONNX graph does not hold exactly the weights of a ViT-S/14. {reasons}")
 
 
 def _checkpoint_path() -> Path:

@@ -56,14 +56,14 @@ def what_the_client_needs(times: Sequence[int], raw: Tensor, tweedied: Tensor, a
     means = list(zip(times, raw.mean(1).tolist(), tweedied.mean(1).tolist(), strict=True))
     closer = [t for t, without, with_ in means if with_ < without]
     past = [t for t, without, _ in means if without >= another]
-    told = (
+    lines = (
         f"Without it the true photo looks as foreign as another photo from t = {past[0]} on."
         if past
         else "Without it the true photo still looks nearer than another photo at every timestep tried."
     )
     listed = ", ".join(map(str, closer)) or "none"
     return Line(
-        f"Tweedie's estimate is closer to the message at {len(closer)} of {len(times)} timesteps: {listed}. {told}"
+        f"Tweedie's estimate is closer to the message at {len(closer)} of {len(times)} timesteps: {listed}. {lines}"
     )
 
 

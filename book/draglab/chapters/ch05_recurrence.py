@@ -111,7 +111,7 @@ def compared(
     first, second, third, long = runs
     distance = {way: float(run.distance.mean()) for way, run in runs.items()}
     best = min((first, second, third), key=lambda way: distance[way])
-    told = [
+    lines = [
         f"Equal turns, smallest IR distance: {best}.",
         "At this budget, on these photos, finer steps are the better use of turns than repeating coarse ones."
         if best == first
@@ -121,11 +121,13 @@ def compared(
         f"closer to the photo on {int((similarity[long] > similarity[first]).sum())}.",
     ]
     if detail[third] < detail[first] and detail[second] < detail[first]:
-        told.append("Fewer, longer, repeated steps gave smoother pictures, as the calculation made one expect.")
+        lines.append("Fewer, longer, repeated steps gave smoother pictures, as the calculation made one expect.")
     idle = [run.trace["distance"][-ways[way].recurrence :] for way, run in runs.items()]
     if all(torch.allclose(last, last[:1].expand_as(last), atol=1e-3) for last in idle):
-        told.append("In every run the turns at t = 0 changed nothing: there is no noise left to go up to, or to steer.")
-    return bullets(told)
+        lines.append(
+            "In every run the turns at t = 0 changed nothing: there is no noise left to go up to, or to steer."
+        )
+    return bullets(lines)
 
 
 def thirds(within: Tensor) -> dict[str, Tensor]:
@@ -172,10 +174,14 @@ def memory_reset(kept: Reconstruction, reset: Reconstruction) -> Line:
 def window(change: Mapping[str, Tensor]) -> Line:
     """Where further turns lower the distance, if anywhere. change: what `thirds` gives."""
     last = {part: float(line[-1]) for part, line in change.items()}
-    told = "Change of IR distance by three further turns: " + ", ".join(f"{p} {v:+.3f}" for p, v in last.items()) + ". "
+    lines = (
+        "Change of IR distance by three further turns: " + ", ".join(f"{p} {v:+.3f}" for p, v in last.items()) + ". "
+    )
     if min(last.values()) < 0:
-        return Line(f"{told}If a window is anywhere, by this number it is at {min(last, key=lambda part: last[part])}.")
-    return Line(f"{told}By this number there is no window: further turns lower the distance nowhere, at this rate.")
+        return Line(
+            f"{lines}If a window is anywhere, by this number it is at {min(last, key=lambda part: last[part])}."
+        )
+    return Line(f"{lines}By this number there is no window: further turns lower the distance nowhere, at this rate.")
 
 
 # -- recorded --------------------------------------------------------------------------------------------------------
@@ -185,16 +191,16 @@ def equal_steps(study: Study) -> Line:
     """Sixteen turns per step against one: what the attacker sees and what the pictures are worth."""
     one, sixteen = study.rows["k=1"], study.rows["k=16"]
     few, many = torch.tensor(one["distance"]), torch.tensor(sixteen["distance"])
-    told = [
+    lines = [
         f"Final IR distance: {few.mean():.3f} with k = 1, {many.mean():.3f} with k = 16.",
         f"Lower with k = 16 on {int((many < few).sum())} of {len(few)} photos. "
         f"PSNR: {one['psnr']['mean']:.1f} and {sixteen['psnr']['mean']:.1f} dB.",
     ]
     if many.mean() >= few.mean() and sixteen["ms_ssim"]["mean"] > one["ms_ssim"]["mean"]:
-        told.append(
+        lines.append(
             "The pictures are closer to the photos although the messages are not: the attacker's number did not see the gain."
         )
-    return bullets(told)
+    return bullets(lines)
 
 
 def best_recurrence(study: Study) -> Line:
@@ -203,17 +209,17 @@ def best_recurrence(study: Study) -> Line:
 
 
 def _at_cut(cut: str, study: Study) -> list[str]:
-    told = []
+    lines = []
     for kind in ("equal turns", "equal steps"):
         scores = {name.split(",")[0]: row["ms_ssim"]["mean"] for name, row in study.rows.items() if name.endswith(kind)}
         best = max(scores, key=lambda k: scores[k])
-        told.append(f"{cut}, {kind}: the highest mean MS-SSIM is that of {best}: {scores[best]:.3f}.")
+        lines.append(f"{cut}, {kind}: the highest mean MS-SSIM is that of {best}: {scores[best]:.3f}.")
     gap = study.difference("k=16, equal turns", "k=1, equal turns", "ms_ssim")
-    told.append(f"{cut}, k = 16 minus k = 1 at equal turns: {signed(gap)}.")
+    lines.append(f"{cut}, k = 16 minus k = 1 at equal turns: {signed(gap)}.")
     if gap.high < 0:
-        told.append(
+        lines.append(
             "At this scale and budget, turns spent on going back are turns lost: the claim of the paper does not hold here."
         )
     elif gap.low > 0:
-        told.append("Going back is worth more than finer steps: the claim of the paper holds here.")
-    return told
+        lines.append("Going back is worth more than finer steps: the claim of the paper holds here.")
+    return lines

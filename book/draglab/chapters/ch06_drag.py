@@ -199,13 +199,13 @@ def settings_or_algorithm(small: Study, published: Study) -> Line:
         return published.origin
     gain = intervals.paired_difference(*(s.rows["DRAG"]["per_photo"]["ms_ssim"] for s in (small, published)))
     low = small.rows["DRAG"]["ms_ssim"]["ci"][0]
-    told = [
+    lines = [
         f"Small prior's settings minus published, photo by photo: {signed(gain)}.",
         f"The test asks for 0.95: {'reached' if low > 0.95 else 'not reached beyond doubt'} with these settings.",
     ]
     if gain.low > 0:
-        told.append("So it was the settings that fell short, not the algorithm.")
-    return bullets(told)
+        lines.append("So it was the settings that fell short, not the algorithm.")
+    return bullets(lines)
 
 
 # -- restarts --------------------------------------------------------------------------------------------------------

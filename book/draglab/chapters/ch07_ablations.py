@@ -66,20 +66,20 @@ def readouts(study: Study) -> Figure | Line:
 def against_readout(study: Study) -> Line:
     """Whether the attacks get more or less out of the message than a linear map does, at the chosen cut."""
     at, read = study["at"], study["linear_readout_ms_ssim"]
-    told = []
+    lines = []
     for method in ("DRAG", "rMLE"):
         score = study.rows[method]["ms_ssim"]
         low, high = score["ci"]
         line = f"{at}: {method} reaches an MS-SSIM of {score['mean']:.3f} ({low:.3f} to {high:.3f})"
         if at not in read:
-            told.append(f"{line}.")
+            lines.append(f"{line}.")
         elif high < read[at][1]:
-            told.append(f"{line}, less than a linear map reads ({read[at][0]:.3f}). It left something in the message.")
+            lines.append(f"{line}, less than a linear map reads ({read[at][0]:.3f}). It left something in the message.")
         elif low > read[at][2]:
-            told.append(f"{line}, more than a linear map reads ({read[at][0]:.3f}).")
+            lines.append(f"{line}, more than a linear map reads ({read[at][0]:.3f}).")
         else:
-            told.append(f"{line}; a linear map reads {read[at][0]:.3f}. Not told apart.")
-    return bullets(told)
+            lines.append(f"{line}; a linear map reads {read[at][0]:.3f}. Not told apart.")
+    return bullets(lines)
 
 
 # -- one ingredient at a time ----------------------------------------------------------------------------------------
@@ -179,21 +179,21 @@ def optimum(study: Study) -> Line:
 def _optimum(cut: str, study: Study) -> list[str]:
     tried, best = list(study.attacks()), study.best("st_lpips")
     ends = study.differences(best, "st_lpips", only=(tried[0], tried[-1]))
-    told = [f"After {cut}. Lowest ST-LPIPS: {best}. Highest MS-SSIM: {study.best('ms_ssim')}."]
-    told += [f"{name} minus {best}: {signed(gap)}, {in_words(gap, 'st_lpips')}." for name, gap in ends.items()]
+    lines = [f"After {cut}. Lowest ST-LPIPS: {best}. Highest MS-SSIM: {study.best('ms_ssim')}."]
+    lines += [f"{name} minus {best}: {signed(gap)}, {in_words(gap, 'st_lpips')}." for name, gap in ends.items()]
     if len(ends) == 2 and all(in_words(gap, "st_lpips") == "worse" for gap in ends.values()):
-        told.append("So the optimum lies inside the range, and both ends are worse: the trade-off is there.")
+        lines.append("So the optimum lies inside the range, and both ends are worse: the trade-off is there.")
     elif len(ends) == 2:
-        told.append("The best mean lies inside the range, but not both ends are told apart from it.")
+        lines.append("The best mean lies inside the range, but not both ends are told apart from it.")
     else:
-        told.append("The best rate is the end of the range: this sweep does not bracket an optimum.")
+        lines.append("The best rate is the end of the range: this sweep does not bracket an optimum.")
     mean = {name: sum(row["distance"]) / len(row["distance"]) for name, row in study.attacks().items()}
     seen = min(mean, key=lambda name: mean[name])
-    told.append(f"The attacker sees the IR distance only. It is smallest at {seen} ({mean[seen]:.3f}).")
+    lines.append(f"The attacker sees the IR distance only. It is smallest at {seen} ({mean[seen]:.3f}).")
     if seen != best:
         gap = study.difference(seen, best, "st_lpips")
-        told.append(f"Choosing by it costs {signed(gap)} in ST-LPIPS, {in_words(gap, 'st_lpips')}.")
-    return told
+        lines.append(f"Choosing by it costs {signed(gap)} in ST-LPIPS, {in_words(gap, 'st_lpips')}.")
+    return lines
 
 
 def over_time(study: Study) -> Figure | Line:
@@ -243,21 +243,23 @@ def leaders(study: Study, at: str, shown: int = 5) -> pages.Table:
     for place, name in enumerate(order):
         if place < shown or name in (winner, published, order[-1]):
             row = here.rows[name]
-            told = ", ".join(_judged(gaps[name], "st_lpips")) if name in gaps else "the winner"
+            lines = ", ".join(_judged(gaps[name], "st_lpips")) if name in gaps else "the winner"
             label = f"{place + 1}. {name}{' (published)' if name == published else ''}"
-            rows.append([label, row["st_lpips"]["mean"], row["ms_ssim"]["mean"], told])
+            rows.append([label, row["st_lpips"]["mean"], row["ms_ssim"]["mean"], lines])
     return pages.table([f"{len(order)} settings at {at}", "ST-LPIPS", "MS-SSIM", "minus the winner"], rows)
 
 
 def ties(study: Study) -> Line:
     """How many settings are not told apart from the winner, at each cut of the search."""
-    told = []
+    lines = []
     for at in ("block:0", "block:12"):
         here = study.at(at)
         gaps = here.differences(_winner(here), "st_lpips")
         close = sum(in_words(gap, "st_lpips") == "not told apart" for gap in gaps.values())
-        told.append(f"{at}: of {len(gaps)} other settings, {close} are not told apart from the winner on these photos.")
-    return bullets(told)
+        lines.append(
+            f"{at}: of {len(gaps)} other settings, {close} are not told apart from the winner on these photos."
+        )
+    return bullets(lines)
 
 
 def _winner(study: Study) -> str:

@@ -81,8 +81,8 @@ def label(name: str, config: object) -> str:
 def at_hand(here: Sequence[str], wanted: Sequence[str]) -> Line:
     """Which of the wanted methods have their models here."""
     absent = [METHODS[name].label for name in wanted if name not in here]
-    told = "Methods whose models are at hand: " + ", ".join(METHODS[name].label for name in here) + "."
-    return Line(told + (f" Missing: {', '.join(absent)}." if absent else ""))
+    lines = "Methods whose models are at hand: " + ", ".join(METHODS[name].label for name in here) + "."
+    return Line(lines + (f" Missing: {', '.join(absent)}." if absent else ""))
 
 
 # -- two photos ------------------------------------------------------------------------------------------------------
@@ -123,29 +123,29 @@ def trap(attacks: Sequence[str], distance: Mapping[str, Values], scores: Mapping
         attacks: their labels. distance, scores: label -> values per photo, of attacks and references.
     """
     first = winners({name: distance[name] for name in attacks}, {name: scores[name] for name in attacks})
-    told = ["First by each measure: " + ", ".join(f"{measure}: {name}" for measure, name in first.items()) + "."]
+    lines = ["First by each measure: " + ", ".join(f"{measure}: {name}" for measure, name in first.items()) + "."]
     chosen, closest = first["IR distance"], first["ST-LPIPS"]
     if chosen != closest:
-        told.append(
+        lines.append(
             f"The lowest IR distance is that of {chosen} ({mean(distance[chosen]):.3f}), the lowest ST-LPIPS that of "
             f"{closest} ({mean(scores[closest]['st_lpips']):.3f}, {chosen} has {mean(scores[chosen]['st_lpips']):.3f}). "
             "Choosing by the attacker's number would choose another picture."
         )
     else:
-        told.append(
+        lines.append(
             f"On these two photos {chosen} comes first by both. The recorded runs below say how often that is so."
         )
     ceiling = mean(distance["decoder ceiling"])
     if under := [name for name in attacks if mean(distance[name]) < ceiling]:
-        told.append(
+        lines.append(
             "Nearer to the message than the photo itself after the decoder's round trip "
             f"({ceiling:.3f}): {', '.join(under)}."
         )
     ours = next((name for name in attacks if name.startswith("DRAG (")), None)
     if ours and first["PSNR (dB)"] == "inverse network":
         gap = mean(scores["inverse network"]["psnr"]) - mean(scores[ours]["psnr"])
-        told.append(f"The inverse network leads DRAG by {gap:.1f} dB in PSNR. If both were ideal it would be 3.0 dB.")
-    return bullets(told)
+        lines.append(f"The inverse network leads DRAG by {gap:.1f} dB in PSNR. If both were ideal it would be 3.0 dB.")
+    return bullets(lines)
 
 
 def courses(runs: Mapping[str, Reconstruction], points: int = 40) -> dict[str, Tensor]:
@@ -232,19 +232,19 @@ def duels(studies: Mapping[str, Study]) -> pages.Table | Line:
 
 def victories(studies: Mapping[str, Study]) -> Line:
     """How many comparisons DRAG wins on each client, and which it loses."""
-    told = []
+    lines = []
     for client, study in studies.items():
         if study:
             rows = _duels(study)
             lost = [f"{row[0]} at {row[1]}" for row in rows if row[-1] == f"{row[0]} closer"]
             won, undecided = (sum(row[-1] == who for row in rows) for who in ("DRAG closer", "undecided"))
-            told.append(
+            lines.append(
                 f"{client}: DRAG is closer in {won} of {len(rows)} comparisons, the rival in {len(lost)}, "
                 f"{undecided} undecided."
             )
             if lost:
-                told.append(f"Where the claim of the paper does not hold at this scale: {', '.join(lost)}.")
-    return bullets(told)
+                lines.append(f"Where the claim of the paper does not hold at this scale: {', '.join(lost)}.")
+    return bullets(lines)
 
 
 def _podium(studies: Mapping[str, Study]) -> list[list[str]]:
@@ -274,13 +274,13 @@ def judge(studies: Mapping[str, Study]) -> Line:
     if not rows:
         return Line("No comparison has been recorded here yet.")
     wrong = [f"{row[0]}, {row[1]}" for row in rows if row[2] != row[3]]
-    told = [
+    lines = [
         "The method of lowest mean IR distance has the lowest mean ST-LPIPS in "
         f"{len(rows) - len(wrong)} of {len(rows)} cases."
     ]
     if wrong:
-        told.append(f"An attacker who lets that number choose among methods chooses badly at: {'; '.join(wrong)}.")
-    return bullets(told)
+        lines.append(f"An attacker who lets that number choose among methods chooses badly at: {'; '.join(wrong)}.")
+    return bullets(lines)
 
 
 # -- published budgets and patience ----------------------------------------------------------------------------------
@@ -295,15 +295,15 @@ def orders(published: Study, seconds: Study) -> Line:
     """Whether the methods come in the same order with the published budgets as for equal seconds, cut by cut."""
     if not seconds:
         return seconds.origin
-    told = []
+    lines = []
     for cut in published["blocks"]:
         both = [name for name in _at(published, cut) if f"{name}, {cut}" in seconds.rows]
         long, short = (_order(study, cut, both) for study in (published, seconds))
         same = "the same order" if short == long else "another order"
-        told.append(
+        lines.append(
             f"{cut}: {', '.join(long)} with the published budgets; {same} than for equal seconds ({', '.join(short)})."
         )
-    return bullets(told)
+    return bullets(lines)
 
 
 def _order(study: Study, cut: str, only: Sequence[str]) -> list[str]:
@@ -314,13 +314,13 @@ def _order(study: Study, cut: str, only: Sequence[str]) -> list[str]:
 def settings_or_time(study: Study) -> Line:
     """DRAG with the settings of this library against DRAG as published and LM, at each cut."""
     words = {"better": "closer", "worse": "farther"}
-    told = []
+    lines = []
     for cut in study["blocks"]:
         for rival in ("DRAG", "LM"):
             gap = study.difference(f"{OURS}, {cut}", f"{rival}, {cut}", "st_lpips")
             said = in_words(gap, "st_lpips")
-            told.append(f"{cut}, our settings minus {rival}: {signed(gap)}, {words.get(said, said)}.")
-    return bullets(told)
+            lines.append(f"{cut}, our settings minus {rival}: {signed(gap)}, {words.get(said, said)}.")
+    return bullets(lines)
 
 
 def over_budgets(study: Study) -> Figure | Line:
@@ -349,9 +349,9 @@ def patience_duels(study: Study) -> pages.Table:
 def overtaken(study: Study) -> Line:
     """The claims at the smallest and the largest budget, and the distance of the photos' own round trips."""
     cut, budgets = study["at"].replace(":", "-"), _budgets(study)
-    told = [pages.verdict(f"lm-overtakes-drag/{cut}/{turns}-turns") for turns in (budgets[0], budgets[-1])]
+    lines = [pages.verdict(f"lm-overtakes-drag/{cut}/{turns}-turns") for turns in (budgets[0], budgets[-1])]
     ceiling = mean(study.rows["decoder ceiling"]["distance"])
-    return bullets([*told, f"IR distance of the photos' own round trips through the autoencoder: {ceiling:.4f}."])
+    return bullets([*lines, f"IR distance of the photos' own round trips through the autoencoder: {ceiling:.4f}."])
 
 
 # -- pixels and retrieval --------------------------------------------------------------------------------------------
@@ -360,12 +360,12 @@ def overtaken(study: Study) -> Line:
 def pixel_rates(study: Study) -> Line:
     """Which guidance rate was chosen for the pixel prior, and the claims that compare it with the latent prior."""
     rates = study["rates_on_training_photos"]
-    told = ["ST-LPIPS on training photos: " + ", ".join(f"rate {r}: {value:.3f}" for r, value in rates.items()) + "."]
+    lines = ["ST-LPIPS on training photos: " + ", ".join(f"rate {r}: {value:.3f}" for r, value in rates.items()) + "."]
     tried = sorted(map(float, rates))
     if study["rate"] in (tried[0], tried[-1]):
-        told.append(f"The best rate, {study['rate']}, is the end of the range: another might be better still.")
-    told += [pages.verdict(f"latent-beats-pixels/{cut.replace(':', '-')}") for cut in study["blocks"]]
-    return bullets(told)
+        lines.append(f"The best rate, {study['rate']}, is the end of the range: another might be better still.")
+    lines += [pages.verdict(f"latent-beats-pixels/{cut.replace(':', '-')}") for cut in study["blocks"]]
+    return bullets(lines)
 
 
 def _found_first(study: Study) -> dict[str, tuple[float, float, float]]:

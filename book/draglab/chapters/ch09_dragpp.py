@@ -225,10 +225,10 @@ def cuts(baselines: Study) -> list[str]:
 
 def _with_settings(baselines: Study, method: str) -> str:
     """The method's name with the settings of its recorded row: "DRAG (small, k=1)"."""
-    told = baselines.rows[f"{method}, {cuts(baselines)[0]}"]["config"]
-    if not told:
+    lines = baselines.rows[f"{method}, {cuts(baselines)[0]}"]["config"]
+    if not lines:
         return method
-    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in lines.items()}
     return f"{method} ({DragConfig(**settings).label})"
 
 

@@ -39,15 +39,15 @@ def gains_in_words(gains: Tensor) -> Line:
     """How many gains of two photos, `(2, channels)`, are low, and how many of those are 0 in float32."""
     low, zero = gains < 0.5, gains == 0
     gone = float(zero.sum() / low.sum())
-    told = [
+    lines = [
         f"Turned below one half: {low.sum(1).tolist()} of {gains.shape[1]} channels; {int((low[0] & low[1]).sum())} of "
         "them in both photos.",
         f"Exactly 0 in float32: {zero.sum(1).tolist()}. Smallest other gain: {gains[gains > 0].min():.1e}.",
         f"Of the channels that were turned down, {gone:.0%} are gone in float32, the others are there and quiet.",
     ]
     if gone > 0.5:
-        told.append("So this soft mask is mostly a hard one, by the spread of its scores and not by its formula.")
-    return sentences(told)
+        lines.append("So this soft mask is mostly a hard one, by the spread of its scores and not by its formula.")
+    return sentences(lines)
 
 
 def silent_channels(arrivals: Mapping[str, Tensor]) -> dict[str, float]:
@@ -127,13 +127,13 @@ def judges_in_words(recorded: Study) -> Line:
 def attacks_in_words(similarity: Mapping[str, Tensor]) -> Line:
     """Mean MS-SSIM of the live attacks, and whether the channel-wise comparison helps."""
     mean = {label: float(values.mean()) for label, values in similarity.items()}
-    told = [f"Mean MS-SSIM: {', '.join(f'{label} {value:.2f}' for label, value in mean.items())}."]
+    lines = [f"Mean MS-SSIM: {', '.join(f'{label} {value:.2f}' for label, value in mean.items())}."]
     if "soft mask" in mean:
         helps = mean["soft mask, channel by channel"] > mean["soft mask"]
-        told.append(f"On these two photos, comparing channel by channel {'helps' if helps else 'does not help'}.")
+        lines.append(f"On these two photos, comparing channel by channel {'helps' if helps else 'does not help'}.")
     else:
-        told.append(f"Not available: {SHIPPED}. So there is nothing to attack here but the undefended client.")
-    return sentences(told)
+        lines.append(f"Not available: {SHIPPED}. So there is nothing to attack here but the undefended client.")
+    return sentences(lines)
 
 
 def replies_table(recorded: Study) -> pages.Table:
@@ -215,8 +215,8 @@ def _against_no_mask(recorded: Study) -> Iterator[str]:
     if "no mask" in recorded.rows and "disco" in strongest:
         gap = recorded.difference(strongest["disco"], "no mask", METRIC)
         seen = {"better": "more than without a mask", "worse": "less than without a mask"}
-        told = seen.get(in_words(gap, METRIC), "as much as without a mask, or the difference is not seen")
-        yield f"The strongest {DRAG} gets {told}: {gap.mean:+.3f}."
+        lines = seen.get(in_words(gap, METRIC), "as much as without a mask, or the difference is not seen")
+        yield f"The strongest {DRAG} gets {lines}: {gap.mean:+.3f}."
 
 
 def _inverse_network(recorded: Study) -> Iterator[str]:

@@ -95,14 +95,14 @@ def bias_in_words(away: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -
     Args:
         away: mechanism -> distances to the plain client's IR and to the mean of instances, for growing numbers of messages.
     """
-    told = []
+    lines = []
     for name, (plain, mean) in away.items():
         closer = "closer to" if mean[-1] < plain[-1] else "no closer to"
-        told.append(
+        lines.append(
             f"{name}: the mean of 16 messages is {closer} the mean of instances than to the plain client "
             f"({mean[-1]:.2f} against {plain[-1]:.2f} of the IR's spread)."
         )
-    return sentences(told)
+    return sentences(lines)
 
 
 # -- recorded: equal accuracy --------------------------------------------------------------------------------------------
@@ -234,8 +234,8 @@ def summary(recorded: Study) -> Line:
 def _summary(recorded: Study) -> Iterator[str]:
     first, *_, last = message_counts(recorded)
     for count in (first, last):
-        told, by = _gap(recorded, f"shaped, {count}", f"gaussian, {count}")
-        yield f"{DRAG} at equal accuracy, shaped against isotropic noise, messages heard {count}: {by} ({told})."
+        lines, by = _gap(recorded, f"shaped, {count}", f"gaussian, {count}")
+        yield f"{DRAG} at equal accuracy, shaped against isotropic noise, messages heard {count}: {by} ({lines})."
     undone = [name for name in repeated(recorded) if _gap(recorded, f"{name}, {last}", f"{name}, 1")[1] == "leaks more"]
     yield f"Mechanisms that leak more when heard {last} times: {', '.join(undone) or 'none told apart'}."
 

@@ -70,15 +70,15 @@ def validity_in_words(nats: Tensor, truth: Tensor, bounds: Mapping[int, Sequence
     """Whether a bound lies above the truth, and up to how many nats each gallery reaches half of it."""
     pairs = {size: list(zip(nats, found, truth, strict=True)) for size, found in bounds.items()}
     above = [size for size, rows in pairs.items() for _, bound, error in rows if bound.interval().low > error]
-    told = ["No bound lies above the truth by its interval."]
+    lines = ["No bound lies above the truth by its interval."]
     if above:
-        told = [
+        lines = [
             f"Bounds above the truth by their intervals, for N = {above}: two galleries have too narrow an interval."
         ]
     for size, rows in pairs.items():
         useful = max((float(n) for n, bound, error in rows if bound.values.mean() > error / 2), default=0)
-        told.append(f"N = {size}: at least half of the truth up to {useful:.1f} nats; ln N is {math.log(size):.1f}.")
-    return sentences(told)
+        lines.append(f"N = {size}: at least half of the truth up to {useful:.1f} nats; ln N is {math.log(size):.1f}.")
+    return sentences(lines)
 
 
 # -- crops, live ---------------------------------------------------------------------------------------------------------
@@ -89,8 +89,8 @@ def crops_table(levels: Mapping[float, tuple[GalleryBound, GalleryIdentification
     rows = []
     for noise, (bound, known) in levels.items():
         error = float(bound.values.mean())
-        told = [f"{noise:g}", float(bound.nats.mean()), f"{known.top(1).mean:.0%}"]
-        rows.append([*told, error, 2 * error, float(bound.nothing.mean())])
+        lines = [f"{noise:g}", float(bound.nats.mean()), f"{known.top(1).mean:.0%}"]
+        rows.append([*lines, error, 2 * error, float(bound.nothing.mean())])
     header = ["noise", "nats, at least", "found in the gallery", "bound on the MSE", "twice", "MSE of the mean crop"]
     return pages.table(header, rows)
 
@@ -371,21 +371,21 @@ def budgets_in_words(recorded: Study) -> Line:
 def summary(nats: Tensor, shares: Mapping[int, Sequence[float]], bounds: Study, bits: Study) -> Line:
     """What the bounds say of numbers, of photos and of small messages."""
     largest = shares[max(shares)]
-    told = [
+    lines = [
         f"On Gaussian numbers the largest gallery gives {largest[0]:.2f} of the truth at {float(nats[0]):.1f} nats and "
         f"{largest[-1]:.2f} at {float(nats[-1]):.1f} nats."
     ]
     if bounds:
         weak, *_, hard = noise_levels(bounds)
         weakest = _relative(weak, " of the mean photo's error")
-        told.append(f"On photos the bound is {weakest} and {_relative(hard)}.")
+        lines.append(f"On photos the bound is {weakest} and {_relative(hard)}.")
     else:
-        told.append("The bounds on photos have not been recorded here, so this page has no verdict about DRAG.")
+        lines.append("The bounds on photos have not been recorded here, so this page has no verdict about DRAG.")
     if bits:
-        told.append(
+        lines.append(
             f"Bit budgets say something for {len(speaking(bits))} of {len(bits.rows)} pairs of small message and threshold."
         )
-    return sentences(told)
+    return sentences(lines)
 
 
 def _relative(level: Level, of: str = "") -> str:

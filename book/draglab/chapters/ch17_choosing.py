@@ -88,13 +88,13 @@ def gather() -> Defences | None:
 
 def origins(found: Defences | None) -> Line:
     """Where every study comes from, and how much they hold together."""
-    told = [f"{name}: {study(name).origin.text}" for name in frontier.STUDIES]
+    lines = [f"{name}: {study(name).origin.text}" for name in frontier.STUDIES]
     if found:
         defences = {point.defence for point in found.everything if point is not found.plain}
-        told.append(
+        lines.append(
             f"Recorded here: {len(found.everything)} attacks on {len(defences)} defences. DRAG is {DRAG} in all of them."
         )
-    return sentences(told)
+    return sentences(lines)
 
 
 # -- accuracy against what leaks -----------------------------------------------------------------------------------------
@@ -170,14 +170,14 @@ def flattery_in_words(found: Defences | None) -> Line:
     gains = flattery(found)
     clear = [name for name, gap in gains.items() if gap.low > 0]
     same = [name for name in found.both if name not in gains]
-    told = [
+    lines = [
         f"{len(found.both)} defences were attacked both ways. "
         f"For {len(clear)} the interval of the difference excludes 0."
     ]
     for name, gap in list(gains.items())[:1]:
-        told.append(f"Most flattered: {name}, by {span(gap, 3)} in ST-LPIPS.")
-    told.append(f"Where no adaptive attacker did better than the unaware one: {', '.join(same) or 'nowhere'}.")
-    return sentences(told)
+        lines.append(f"Most flattered: {name}, by {span(gap, 3)} in ST-LPIPS.")
+    lines.append(f"Where no adaptive attacker did better than the unaware one: {', '.join(same) or 'nowhere'}.")
+    return sentences(lines)
 
 
 # -- every defence -------------------------------------------------------------------------------------------------------
@@ -295,14 +295,14 @@ def choices_in_words(chosen: Mapping[int, Point]) -> Line:
     prior = frontier.references().get(defence_study.PRIOR)
     if not prior or not chosen:
         return NOTHING
-    told = []
+    lines = []
     for points, best in chosen.items():
         if best.leaks[METRIC].high < prior[METRIC].low:
             seen = f"even behind {best.defence} the attacker is closer to the photo than the prior alone."
         else:
             seen = f"behind {best.defence} the attacker is not told apart from the prior alone, with these photos."
-        told.append(f"{points} points: {seen}")
-    return sentences(told)
+        lines.append(f"{points} points: {seen}")
+    return sentences(lines)
 
 
 def messages_table(found: Defences | None) -> pages.Table | Line:
@@ -333,7 +333,7 @@ def audit_card(found: Defences | None, pick: Point | None, h_shape: Sequence[int
     """
     if not found or not pick:
         return Line("No study has been recorded here, so the card stays empty.")
-    told = study(pick.study)["provenance"]
+    lines = study(pick.study)["provenance"]
     tried = [point for point in found.everything if point.key == pick.key]
     ms_ssim = sorted(pick.per_photo["ms_ssim"])
     worst = ms_ssim[-max(1, len(ms_ssim) // 20)]
@@ -353,6 +353,6 @@ def audit_card(found: Defences | None, pick: Point | None, h_shape: Sequence[int
         "12 References": references,
         "13 Examples": "not shown here",
         "14 Verdict": "no thresholds were fixed before, so there is none",
-        "15 Repeat": f"{told['command']}, commit {told['commit']}, seeds {told['seeds']}, {told['date']}",
+        "15 Repeat": f"{lines['command']}, commit {lines['commit']}, seeds {lines['seeds']}, {lines['date']}",
     }
     return pages.table(["field", "entry"], list(card.items()))

@@ -65,9 +65,9 @@ def in_coordinates(vae: AutoencoderKL, matrix: Tensor) -> AutoencoderKL:
         raise ValueError(f"matrix is {tuple(matrix.shape)}; the latents have {channels} channels")
     if not matrix.isfinite().all() or not torch.linalg.cond(matrix) < 1e6:
         raise ValueError("matrix is not invertible, or too nearly so for float32")
-    made = copy.deepcopy(vae)
-    into, back = made.quant_conv, made.post_quant_conv
+    verdicts = copy.deepcopy(vae)
+    into, back = verdicts.quant_conv, verdicts.post_quant_conv
     into.weight[:channels] = torch.einsum("dc,cihw->dihw", matrix, into.weight[:channels])
     into.bias[:channels] = matrix @ into.bias[:channels]
     back.weight.copy_(torch.einsum("ochw,cd->odhw", back.weight, torch.linalg.inv(matrix)))
-    return made
+    return verdicts

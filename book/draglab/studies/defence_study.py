@@ -116,10 +116,10 @@ def _found_first(images: Mapping[str, Tensor], case: Case) -> dict[str, list[flo
     }
 
 
-def write(name: str, options: str, made: list[Claim], rows: Rows, folder: Path | None, **told: object) -> Path:
+def write(name: str, options: str, verdicts: list[Claim], rows: Rows, folder: Path | None, **extra: object) -> Path:
     """Claims and rows of a study, with the command that repeats it."""
     command = f"dragkit sweep {name} {options}".strip()
-    return claims.write(name, command, SEEDS, made, {"at": AT, **told, "rows": rows}, folder)
+    return claims.write(name, command, SEEDS, verdicts, {"at": AT, **extra, "rows": rows}, folder)
 
 
 def above_half(rows: Rows, label: str, metric: str = "ms_ssim") -> intervals.Interval:

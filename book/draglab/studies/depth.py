@@ -37,21 +37,21 @@ def baselines(
                 "models": models,
             }
         rows |= found
-    made = [c for name in ("rmle", "lm", "glass", "glass++", "inverse") for c in _beats(rows, name, client, at)]
-    made += _plus_improves(rows, client, at)
+    verdicts = [c for name in ("rmle", "lm", "glass", "glass++", "inverse") for c in _beats(rows, name, client, at)]
+    verdicts += _plus_improves(rows, client, at)
     command = f"dragkit sweep baselines --client {client} --turns {turns} --n {n} --at {','.join(at)}"
-    told = {"client": client, "turns": turns, "blocks": list(at), "rows": rows}
-    return claims.write(f"baselines-{short}", command, SEEDS, made, told, folder)
+    extra = {"client": client, "turns": turns, "blocks": list(at), "rows": rows}
+    return claims.write(f"baselines-{short}", command, SEEDS, verdicts, extra, folder)
 
 
 def _beats(rows: Rows, rival: str, client: str, at: tuple[str, ...]) -> list[Claim]:
     """At each block: is DRAG's ST-LPIPS lower than the rival's?"""
-    made = []
+    verdicts = []
     for cut in at:
         ours, theirs = f"DRAG, {cut}", f"{METHODS[rival].label}, {cut}"
         if theirs not in rows:
             continue
-        made.append(
+        verdicts.append(
             gap(
                 f"drag-beats-{rival.replace('++', 'pp')}/{client}/{cut.replace(':', '-')}",
                 f"On {client} at {cut}, DRAG has a lower ST-LPIPS than {METHODS[rival].label} in the same time",
@@ -64,12 +64,12 @@ def _beats(rows: Rows, rival: str, client: str, at: tuple[str, ...]) -> list[Cla
                 notebook="08_baselines",
             )
         )
-    return made
+    return verdicts
 
 
 def _plus_improves(rows: Rows, client: str, at: tuple[str, ...]) -> list[Claim]:
     """At each block where there is an inverse network: is DRAG++ closer than DRAG in the same time, and than its own start?"""
-    made = []
+    verdicts = []
     for cut in at:
         if f"DRAG++, {cut}" not in rows:
             continue
@@ -81,7 +81,7 @@ def _plus_improves(rows: Rows, client: str, at: tuple[str, ...]) -> list[Claim]:
             ),
             ("dragpp-beats-inverse", "inverse network", "DRAG++ has a lower ST-LPIPS than the answer it starts from"),
         ):
-            made.append(
+            verdicts.append(
                 gap(
                     f"{id_}/{client}/{cut.replace(':', '-')}",
                     f"On {client} at {cut}, {statement}",
@@ -94,4 +94,4 @@ def _plus_improves(rows: Rows, client: str, at: tuple[str, ...]) -> list[Claim]:
                     notebook="09_dragpp",
                 )
             )
-    return made
+    return verdicts

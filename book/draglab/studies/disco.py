@@ -36,7 +36,7 @@ def disco(n: int = 32, folder: Path | None = None) -> Path:
     cases |= defence_study.rebuilt("disco", n=n, client=SHIPPED)
     rows = defence_study.study("disco", cases)
     tried = [label for label in cases if label.startswith("disco, ")]
-    made = [
+    verdicts = [
         defence_study.insufficient(
             "disco-insufficient",
             "DISCO as released (soft mask)",
@@ -46,7 +46,7 @@ def disco(n: int = 32, folder: Path | None = None) -> Path:
             notebook=NOTEBOOK,
         )
     ]
-    made += [
+    verdicts += [
         gap(
             id_,
             f"Against DISCO's soft mask{which}, comparing channel by channel gives DRAG a higher MS-SSIM than comparing token by "
@@ -64,4 +64,4 @@ def disco(n: int = 32, folder: Path | None = None) -> Path:
             ("disco-channelwise-cosine-warm", "disco-warm", " at a temperature where no gain underflows"),
         )
     ]
-    return defence_study.write("defence_disco", f"--n {n}", made, rows, folder)
+    return defence_study.write("defence_disco", f"--n {n}", verdicts, rows, folder)

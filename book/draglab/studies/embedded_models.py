@@ -17,12 +17,12 @@ from draglab.pages.claims import Claim
 
 def models(n: int = 1000, folder: Path | None = None) -> Path:
     """Quality of the embedded models on the whole validation split; kernel distance of prior samples in ViT-S features."""
-    made: list[Claim] = []
+    verdicts: list[Claim] = []
     rows: dict[str, Any] = {}
     roundtrip, right = _round_trip(), _classified_rightly()
     for id_, metric, target, unit in (("autoencoder-psnr", "psnr", 27.5, "dB"), ("autoencoder-ssim", "ssim", 0.89, "")):
         mean, low, high = intervals.bootstrap_ci(roundtrip[metric])
-        made.append(
+        verdicts.append(
             Claim(
                 id_,
                 f"Mean {metric.upper()} of the autoencoder's round trip on the validation split is at least {target}",
@@ -39,7 +39,7 @@ def models(n: int = 1000, folder: Path | None = None) -> Path:
         )
     total = len(right)
     interval = intervals.wilson_interval(sum(right), total)
-    made.append(
+    verdicts.append(
         Claim(
             "classifier-top1",
             "The embedded ViT classifies at least 75 % of the validation photos correctly",
@@ -60,7 +60,7 @@ def models(n: int = 1000, folder: Path | None = None) -> Path:
     before, after = distances["untrained prior"], distances["prior"]
     gain = before["value"] - after["value"]
     error = 1.96 * (before["standard_error"] ** 2 + after["standard_error"] ** 2) ** 0.5
-    made.append(
+    verdicts.append(
         Claim(
             "prior-kernel-distance",
             "The trained prior's samples are closer to validation photos than the untrained one's "
@@ -76,7 +76,7 @@ def models(n: int = 1000, folder: Path | None = None) -> Path:
             "02_diffusion_prior",
         )
     )
-    return claims.write("models", f"dragkit measure models --n {n}", [0], made, {"rows": rows}, folder)
+    return claims.write("models", f"dragkit measure models --n {n}", [0], verdicts, {"rows": rows}, folder)
 
 
 def _remember_in_cards(roundtrip: dict[str, list[float]], right: list[bool]) -> None:

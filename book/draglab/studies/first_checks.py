@@ -41,7 +41,7 @@ def _overfit(name: str, id_: str, settings: str, config: DragConfig, n: int, fol
     values = reached if against_photo else [a / b for a, b in zip(reached, possible, strict=True)]
     target, of = (0.95, "MS-SSIM against the photo") if against_photo else (0.97, "MS-SSIM, share of decoder ceiling")
     found = intervals.bootstrap_ci(values)
-    made = claim(
+    verdict = claim(
         id_,
         f"At the embeddings, DRAG with {settings} rebuilds the photo ({of} above {target})",
         found,
@@ -52,14 +52,14 @@ def _overfit(name: str, id_: str, settings: str, config: DragConfig, n: int, fol
         notebook="06_drag",
     )
     command = f"dragkit measure {name} --n {n}"
-    return claims.write(name, command, SEEDS, [made], {"config": vars(config), "rows": rows}, folder)
+    return claims.write(name, command, SEEDS, [verdict], {"config": vars(config), "rows": rows}, folder)
 
 
 def recurrence(n: int = 32, steps: int = 20, folder: Path | None = None) -> Path:
     """Block 12, equal steps: does going back to the same timestep sixteen times help?"""
     cases = {f"k={k}": Case(DragConfig(num_steps=steps, recurrence=k), "block:12", n=n) for k in (1, 16)}
     rows, _ = compare("recurrence", cases)
-    made = gap(
+    verdict = gap(
         "recurrence-k16-vs-k1",
         f"At block 12, 16 turns per step give a higher MS-SSIM than 1 with the same {steps} steps",
         rows,
@@ -71,7 +71,7 @@ def recurrence(n: int = 32, steps: int = 20, folder: Path | None = None) -> Path
         notebook="03_tweedie",
     )
     command = f"dragkit measure recurrence --n {n} --steps {steps}"
-    return claims.write("recurrence", command, SEEDS, [made], {"num_steps": steps, "rows": rows}, folder)
+    return claims.write("recurrence", command, SEEDS, [verdict], {"num_steps": steps, "rows": rows}, folder)
 
 
 def shuffle(n: int = 32, config: DragConfig | None = None, folder: Path | None = None) -> Path:
@@ -79,7 +79,7 @@ def shuffle(n: int = 32, config: DragConfig | None = None, folder: Path | None =
     config = config or DragConfig(num_steps=25, recurrence=2)
     cases = {"plain": Case(config, "block:6", n=n), "shuffled": Case(config, "block:6", n=n, defence="shuffle")}
     rows, _ = compare("shuffle", cases)
-    made = gap(
+    verdict = gap(
         "shuffle-defeats-plain-attack",
         "Shuffling the patch tokens before they are sent lowers the MS-SSIM of an attack that does not know of it",
         rows,
@@ -91,7 +91,7 @@ def shuffle(n: int = 32, config: DragConfig | None = None, folder: Path | None =
         notebook="01_split_inference",
     )
     command = f"dragkit measure shuffle --n {n}"
-    return claims.write("shuffle", command, SEEDS, [made], {"config": vars(config), "rows": rows}, folder)
+    return claims.write("shuffle", command, SEEDS, [verdict], {"config": vars(config), "rows": rows}, folder)
 
 
 def deep(n: int = 32, at: str = "", iterations: int = 300, folder: Path | None = None) -> Path:
@@ -109,7 +109,7 @@ def deep(n: int = 32, at: str = "", iterations: int = 300, folder: Path | None =
     }
     common: dict[str, Any] = {"client": zoo.WILD_CLIENT, "n": n, "precision": "bfloat16"}
     rows, _ = compare("deep", {label: Case(config, at, **common) for label, config in settings.items()})
-    made = gap(
+    verdict = gap(
         "drag-vs-rmle-deep",
         f"On the real ViT-S at {at}, DRAG has a lower ST-LPIPS to the photo than rMLE at {iterations} iterations each",
         rows,
@@ -121,5 +121,5 @@ def deep(n: int = 32, at: str = "", iterations: int = 300, folder: Path | None =
         notebook="00_quickstart",
     )
     command = f"dragkit measure deep --n {n} --at {at} --iterations {iterations}"
-    told = {"at": at, "iterations": iterations, "linear_readout_ms_ssim": read, "rows": rows}
-    return claims.write("deep", command, SEEDS, [made], told, folder)
+    extra = {"at": at, "iterations": iterations, "linear_readout_ms_ssim": read, "rows": rows}
+    return claims.write("deep", command, SEEDS, [verdict], extra, folder)

@@ -90,8 +90,8 @@ def bounds(
         level["attacks"] = {label: _interval(v) for label, v in _attacks(client, public, noise, std, n, turns).items()}
         levels[f"gaussian:{noise}"] = level
     options = f"--n {n} --size {size} --queries {queries} --turns {turns}"
-    told = {"size": size, "ir_numbers": public[1].shape[1], "pixel_numbers": public[0].shape[1]}
-    return defence_study.write("bounds", options, [_holds(levels, n)], levels, folder, **told)
+    extra = {"size": size, "ir_numbers": public[1].shape[1], "pixel_numbers": public[0].shape[1]}
+    return defence_study.write("bounds", options, [_holds(levels, n)], levels, folder, **extra)
 
 
 def _photos_and_features(client: SplitClient, subset: str, without: list[int]) -> tuple[Tensor, Tensor]:
@@ -216,8 +216,8 @@ def bits(n: int = 3925, thresholds: tuple[float, ...] = THRESHOLDS, folder: Path
                 "bound": success_bound(kappa.upper_any, leaked),
                 "achieved": list(rate),
             }
-    told = {"thresholds": thresholds, "candidates": len(guesses), "numbers": "principal components of CLS"}
-    return defence_study.write("bits", f"--n {n}", [_budget(rows, len(val[0]))], rows, folder, **told)
+    extra = {"thresholds": thresholds, "candidates": len(guesses), "numbers": "principal components of CLS"}
+    return defence_study.write("bits", f"--n {n}", [_budget(rows, len(val[0]))], rows, folder, **extra)
 
 
 def _photos_and_cls(client: SplitClient, subset: str) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ def retrieval(
         }
     top1 = Interval(*rows[f"DRAG, {at}"]["top1"])
     chance = 1 / len(gallery.photos)
-    made = claim(
+    verdict = claim(
         "retrieval-top1",
         f"From {at} of {client}, DRAG's picture is nearer to its photo than to all others of {len(gallery.photos)}, in the eyes of "
         f"an independent network, more often than by chance ({chance:.3f})",
@@ -50,5 +50,5 @@ def retrieval(
         notebook="08_baselines",
     )
     command = f"dragkit sweep retrieval --client {client} --turns {turns} --n {n}"
-    told = {"client": client, "at": at, "gallery": len(gallery.photos), "embedding": look.name, "rows": rows}
-    return claims.write("retrieval", command, SEEDS, [made], told, folder)
+    extra = {"client": client, "at": at, "gallery": len(gallery.photos), "embedding": look.name, "rows": rows}
+    return claims.write("retrieval", command, SEEDS, [verdict], extra, folder)

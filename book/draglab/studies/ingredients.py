@@ -46,12 +46,12 @@ def ablations(turns: int = 48, n: int = 32, at: tuple[str, ...] = CUTS, folder: 
         "published settings": DragConfig(num_steps=turns // 4, recurrence=4),
     }
     rows = _at_every_block("ablations", changed, at, n)
-    last, made = at[-1], []
+    last, verdicts = at[-1], []
     for id_, label, statement in (
         ("tweedie-needed", "no Tweedie", "Without Tweedie's estimate the reconstruction is further from the photo"),
         ("adam-helps", "no Adam", "Without Adam's smoothing the reconstruction is further from the photo"),
     ):
-        made.append(
+        verdicts.append(
             gap(
                 id_,
                 f"{statement} (in-house ViT, {last}, {turns} turns)",
@@ -65,7 +65,7 @@ def ablations(turns: int = 48, n: int = 32, at: tuple[str, ...] = CUTS, folder: 
             )
         )
     command = f"dragkit sweep ablations --turns {turns} --n {n} --at {','.join(at)}"
-    return claims.write("ablations", command, SEEDS, made, {"turns": turns, "rows": rows}, folder)
+    return claims.write("ablations", command, SEEDS, verdicts, {"turns": turns, "rows": rows}, folder)
 
 
 def recurrence_curve(
@@ -78,7 +78,7 @@ def recurrence_curve(
     settings |= {f"k={k}, equal steps": base.with_(num_steps=steps, recurrence=k) for k in ks}
     rows, last = _at_every_block("recurrence-curve", settings, at, n), at[-1]
     best = max(ks, key=lambda k: rows[f"k={k}, equal turns, {last}"]["ms_ssim"]["mean"])
-    made = gap(
+    verdict = gap(
         "recurrence-curve",
         f"At {last} with the same {turns} turns, 16 turns per step give a higher MS-SSIM than 1 (best mean: k={best})",
         rows,
@@ -90,8 +90,8 @@ def recurrence_curve(
         notebook="05_recurrence",
     )
     command = f"dragkit sweep recurrence_curve --turns {turns} --n {n} --at {','.join(at)}"
-    told = {"turns": turns, "steps": steps, "blocks": list(at), "rows": rows}
-    return claims.write("recurrence_curve", command, SEEDS, [made], told, folder)
+    extra = {"turns": turns, "steps": steps, "blocks": list(at), "rows": rows}
+    return claims.write("recurrence_curve", command, SEEDS, [verdict], extra, folder)
 
 
 def rates(turns: int = 48, n: int = 32, at: tuple[str, ...] = CUTS, folder: Path | None = None) -> Path:
@@ -104,7 +104,7 @@ def rates(turns: int = 48, n: int = 32, at: tuple[str, ...] = CUTS, folder: Path
     inside = chosen[0] < best < chosen[-1]
     gaps = [difference(rows, f"rate {r}, {last}", f"rate {best}, {last}", "st_lpips") for r in (chosen[0], chosen[-1])]
     worst = min(gaps, key=lambda gap: gap.low)
-    made = claim(
+    verdict = claim(
         "guidance-rate-tradeoff",
         f"At {last} the guidance rate has an optimum inside the range: ST-LPIPS is lowest at {best} and higher at "
         f"{chosen[0]} and {chosen[-1]} (value: the smaller of the two differences)",
@@ -116,4 +116,4 @@ def rates(turns: int = 48, n: int = 32, at: tuple[str, ...] = CUTS, folder: Path
         notebook="07_ablations",
     )
     command = f"dragkit sweep rates --turns {turns} --n {n} --at {','.join(at)}"
-    return claims.write("rates", command, SEEDS, [made], {"turns": turns, "blocks": list(at), "rows": rows}, folder)
+    return claims.write("rates", command, SEEDS, [verdict], {"turns": turns, "blocks": list(at), "rows": rows}, folder)

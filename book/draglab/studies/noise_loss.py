@@ -39,7 +39,7 @@ def noise(folder: Path | None = None) -> Path:
     other = "Gaussian predictor, isometric coordinates"
     losses[other] = _losses(_wiener(train / size), prior, val / size, t, eps)
     rows = _by_noise_level(t, losses)
-    made = [
+    verdicts = [
         _lower(
             "prior-noise-loss",
             "The prior's noise loss on validation latents is lower than that of the best predictor that knows only their mean and "
@@ -57,8 +57,8 @@ def noise(folder: Path | None = None) -> Path:
     ]
     measured = {"noise_loss": {"value": rows["prior"]["all"]["mean"], "n": len(t)}}
     zoo.update_card(f"{zoo.PRIOR}/unet", {"measured": measured})
-    told = {"rows": rows, "pictures_differ_by": difference}
-    return claims.write("noise", "dragkit measure noise", [1], made, told, folder)
+    extra = {"rows": rows, "pictures_differ_by": difference}
+    return claims.write("noise", "dragkit measure noise", [1], verdicts, extra, folder)
 
 
 def _lower(id_: str, statement: str, a: Tensor, b: Tensor) -> claims.Claim:

@@ -29,7 +29,7 @@ def nopeek(n: int = 32, folder: Path | None = None) -> Path:
     rows = defence_study.study("nopeek", cases)
     label = SHIPPED.removeprefix("nopeek-")
     against = [label] + [f"{label}, inverse network"] * (f"{label}, inverse network" in cases)
-    made = [
+    verdicts = [
         defence_study.insufficient(
             "nopeek-insufficient",
             "NoPeek",
@@ -50,7 +50,7 @@ def nopeek(n: int = 32, folder: Path | None = None) -> Path:
             notebook=NOTEBOOK,
         ),
     ]
-    return defence_study.write("defence_nopeek", f"--n {n}", made, rows, folder)
+    return defence_study.write("defence_nopeek", f"--n {n}", verdicts, rows, folder)
 
 
 def variants() -> list[str]:

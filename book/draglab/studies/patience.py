@@ -37,8 +37,10 @@ def patience(n: int = 8, at: str = AT, folder: Path | None = None) -> Path:
     """
     rows, photos = _for_every_budget(LONG, at, n, ("drag", "lm"))
     rows["decoder ceiling"] = _ceiling(photos, at)
-    made = [_overtakes(rows, at, turns) for turns in (LONG[0], LONG[-1])]
-    return claims.write("patience", f"dragkit sweep patience --n {n}", SEEDS, made, {"at": at, "rows": rows}, folder)
+    verdicts = [_overtakes(rows, at, turns) for turns in (LONG[0], LONG[-1])]
+    return claims.write(
+        "patience", f"dragkit sweep patience --n {n}", SEEDS, verdicts, {"at": at, "rows": rows}, folder
+    )
 
 
 def _for_every_budget(budgets: tuple[int, ...], at: str, n: int, methods: tuple[str, ...] = ()) -> tuple[Rows, Tensor]:
@@ -47,8 +49,8 @@ def _for_every_budget(budgets: tuple[int, ...], at: str, n: int, methods: tuple[
     for turns in budgets:
         for case in equal_cases(zoo.CLIENT, at, turns, n, methods).values():
             found = experiment.run(case)
-            told = {} if case.name == "inverse" else {"turns": turns}
-            rows[_label(case.name, **told)] = result_row(found) | told
+            extra = {} if case.name == "inverse" else {"turns": turns}
+            rows[_label(case.name, **extra)] = result_row(found) | extra
     return rows, found.photos
 
 

@@ -29,7 +29,7 @@ def pixels(
     rates = {rate: _on_training_photos(_in_pixels(config, rate, at[-1], n=16)) for rate in RATES}
     rate = min(rates, key=lambda tried: rates[tried])
     rows: Rows = {}
-    made: list[Claim] = []
+    verdicts: list[Claim] = []
     for cut in at:
         same = equal_seconds(zoo.CLIENT, cut, ["drag", "drag-pixel"], turns)
         cases = {
@@ -39,10 +39,10 @@ def pixels(
         }
         found, _ = compare(f"pixels-{cut.replace(':', '-')}", cases)
         rows |= {label: row | {"at": cut} for label, row in found.items()}
-        made.append(_latent_wins(rows, cut, turns))
+        verdicts.append(_latent_wins(rows, cut, turns))
     command = f"dragkit sweep pixels --turns {turns} --n {n} --at {','.join(at)}"
-    told = {"turns": turns, "blocks": list(at), "rate": rate, "rates_on_training_photos": rates, "rows": rows}
-    return claims.write("pixels", command, SEEDS, made, told, folder)
+    extra = {"turns": turns, "blocks": list(at), "rate": rate, "rates_on_training_photos": rates, "rows": rows}
+    return claims.write("pixels", command, SEEDS, verdicts, extra, folder)
 
 
 def _in_pixels(config: DragConfig, rate: float, at: str, n: int) -> Case:

@@ -27,7 +27,7 @@ def published(n: int = 8, at: tuple[str, ...] = CUTS, folder: Path | None = None
     About eighty minutes a block on one core. A run that was stopped goes on where it was.
     """
     rows: Rows = {}
-    made: list[Claim] = []
+    verdicts: list[Claim] = []
     for cut in at:
         here = [name for name in available(zoo.CLIENT, cut) if METHODS[name].published]
         cases = {
@@ -39,9 +39,9 @@ def published(n: int = 8, at: tuple[str, ...] = CUTS, folder: Path | None = None
         for label in cases:
             found[label] |= {"method": label.removesuffix(f", {cut}"), "at": cut}
         rows |= found
-        made += [_beats(rows, name, cut) for name in here if name in ("rmle", "lm", "glass")]
+        verdicts += [_beats(rows, name, cut) for name in here if name in ("rmle", "lm", "glass")]
     command = f"dragkit sweep published --n {n} --at {','.join(at)}"
-    return claims.write("published", command, SEEDS, made, {"blocks": list(at), "rows": rows}, folder)
+    return claims.write("published", command, SEEDS, verdicts, {"blocks": list(at), "rows": rows}, folder)
 
 
 def _beats(rows: Rows, rival: str, at: str) -> Claim:

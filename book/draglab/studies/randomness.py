@@ -61,7 +61,7 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
         for i in range(1, SEEDS_EACH)
     }
     rows = _over_seeds(defence_study.study("randomness", cases | again))
-    made = [
+    verdicts = [
         gap(
             "shaped-noise-beats-isotropic",
             f"At equal accuracy ({LOST:.0%} lost), noise shaped by what leaks and what the server needs leaves an attacker "
@@ -88,7 +88,7 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
         ),
     ]
     return defence_study.write(
-        "defence_randomness", f"--n {n}", made, _with_loss(rows), folder, lost=LOST, strengths=strengths
+        "defence_randomness", f"--n {n}", verdicts, _with_loss(rows), folder, lost=LOST, strengths=strengths
     )
 
 

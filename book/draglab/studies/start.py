@@ -36,7 +36,7 @@ def starts(
             cases[f"grey, strength {strength}, {cut}"] = Case(config, cut, method="drag-grey", n=n, **FAST)
         found, _ = compare(f"starts-{cut.replace(':', '-')}", cases)
         rows |= {label: row | {"at": cut} for label, row in found.items()}
-    made = [
+    verdicts = [
         gap(
             f"guess-beats-grey/{cut.replace(':', '-')}",
             f"At {cut}, strength 0.3 and {turns} turns, DRAG from the inverse network's guess has a lower ST-LPIPS than from grey",
@@ -51,9 +51,9 @@ def starts(
         for cut in at
     ]
     command = f"dragkit sweep starts --turns {turns} --n {n} --at {','.join(at)}"
-    told: dict[str, Any] = {"turns": turns, "blocks": list(at), "strengths": list(STRENGTHS), "rows": rows}
-    told |= {"on_training_photos": tuned, "chosen": min(tuned, key=lambda s: tuned[s])}
-    return claims.write("starts", command, SEEDS, made, told, folder)
+    extra: dict[str, Any] = {"turns": turns, "blocks": list(at), "strengths": list(STRENGTHS), "rows": rows}
+    extra |= {"on_training_photos": tuned, "chosen": min(tuned, key=lambda s: tuned[s])}
+    return claims.write("starts", command, SEEDS, verdicts, extra, folder)
 
 
 def _on_training_photos(config: DragConfig, at: tuple[str, ...], n: int) -> float:

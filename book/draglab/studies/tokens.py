@@ -31,7 +31,7 @@ def tokens(n: int = 32, folder: Path | None = None) -> Path:
     cases |= {both: attacked(both, n=n)} | {f"{both}, {r}": attacked(both, r, n=n) for r in AFTER_DROP}
     rows = defence_study.study("tokens", cases)
     best = defence_study.strongest(rows, [label for label in cases if label.startswith("shuffle, ")])
-    made = [
+    verdicts = [
         gap(
             "shuffle-reorder-recovers",
             f"Against shuffled tokens, an attacker who knows of it ({best}) gets a higher MS-SSIM than one who does not",
@@ -58,4 +58,4 @@ def tokens(n: int = 32, folder: Path | None = None) -> Path:
             "shuffle-insufficient", "Shuffling", rows, best, source=f"{PAPER}, section 5.5", notebook=NOTEBOOK
         ),
     ]
-    return defence_study.write("defence_tokens", f"--n {n}", made, rows, folder)
+    return defence_study.write("defence_tokens", f"--n {n}", verdicts, rows, folder)

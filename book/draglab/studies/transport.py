@@ -30,10 +30,10 @@ def transport(n: int = 32, folder: Path | None = None) -> Path:
         replies = ("", "token gram", "undo") if recipe == "rotate" else ("", "undo")
         cases |= {f"{recipe}, {r}" if r else recipe: attacked(recipe, r, n=n) for r in replies}
     rows = defence_study.study("transport", cases)
-    made = [
+    verdicts = [
         defence_study.insufficient(
             f"{recipe}-insufficient", what, rows, f"{recipe}, undo", source="dragkit", notebook="12_tokens"
         )
         for recipe, what in zip(SECRET, ("A secret rotation", "A secret order of the features"), strict=True)
     ]
-    return defence_study.write("defence_transport", f"--n {n}", made, rows, folder)
+    return defence_study.write("defence_transport", f"--n {n}", verdicts, rows, folder)

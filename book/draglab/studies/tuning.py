@@ -58,8 +58,8 @@ def search(turns: int = 100, n: int = 8, trials: int = 12, folder: Path | None =
         for value in values:
             attempt(_changed(best(), turns, **{name: value}))
     command = f"dragkit sweep search --turns {turns} --n {n}"
-    told = {"turns": turns, "split": "train", "winner": vars(best()), "rows": rows}
-    return claims.write("search", command, SEEDS, [], told, folder)
+    extra = {"turns": turns, "split": "train", "winner": vars(best()), "rows": rows}
+    return claims.write("search", command, SEEDS, [], extra, folder)
 
 
 def _changed(config: DragConfig, turns: int, **changes: Any) -> DragConfig:
