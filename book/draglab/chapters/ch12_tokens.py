@@ -101,7 +101,7 @@ def cached_positions(client: SplitClient) -> Positions | None:
 
     It is never trained here, which would take minutes.
     """
-    wanted = {"name": "position classifier", "client": client.name, "at": client.split, "photos": IMAGENETTE}
+    wanted = {"name": "position classifier", "client": client.name, "at": client.at, "photos": IMAGENETTE}
     wanted["weights"] = weights_digest(client.model)
     cards = [json.loads(file.read_text()) for file in sorted((cache_dir() / "probes").glob("*.json"))]
     known = [card for card in cards if wanted.items() <= card.items()]
@@ -115,8 +115,8 @@ def positions_in_words(positions: Positions | None, client: SplitClient) -> list
     """Sentences: how often the classifier is right on held-out photos, or what trains one."""
     if positions is None:
         return [
-            f"No position classifier of {client.name} at {client.split} is in {cache_dir() / 'probes'}.",
-            f"`python -m dragkit.adaptive.reorder --client {client.name} --at {client.split}` trains one.",
+            f"No position classifier of {client.name} at {client.at} is in {cache_dir() / 'probes'}.",
+            f"`python -m dragkit.adaptive.reorder --client {client.name} --at {client.at}` trains one.",
         ]
     lines = []
     for what, found in positions.card["measured"].items():
