@@ -4,7 +4,7 @@
 
     client = load_client(at="block:9")
     h = client(load_image("photo.jpg", 64)[None])
-    found = drag(Message(h, client), load_prior())
+    rebuilt = drag(Message(h, client), load_prior())
 
 The names below are the common ones; each is imported, with what it needs, when it is first asked for. Everything else is in the
 packages: `attacks`, `defenses`, `adaptive` (what an attacker who knows the defence does), `measures`, `bounds`, `priors`, `client`

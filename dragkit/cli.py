@@ -155,8 +155,8 @@ def reconstruct(
     job = work.Job(photos=tuple(photos), at=at, client=client, prior=prior, **names, **defended, **files)  # type: ignore[arg-type]
     bar = Progress(console=console, transient=True) if console.is_terminal else None
     with bar or nullcontext():
-        outcome = work.reconstruct(job, say, _advance(bar, method.value) if bar else work.Ticker(say, method.value))
-    say(outcome.found)
+        outcome = work.reconstruct(job, say, _advance(bar, job.shown) if bar else work.Ticker(say, job.shown))
+    say(f"{job.shown}: {outcome.rebuilt}")
     file = outcome.picture()
     _show(outcome)
     if outcome.ceiling is not None:
@@ -165,7 +165,7 @@ def reconstruct(
         say(f"photo | reconstruction: {file}")
     if record := outcome.write_record():
         say(f"figures: {record}")
-    if outcome.found.interrupted:
+    if outcome.rebuilt.interrupted:
         say("interrupted: this is the best so far" + (f"; {checkpoint} goes on from here" if checkpoint else ""))
         raise typer.Exit(130)
 
@@ -177,7 +177,7 @@ def _advance(bar: Progress, label: str) -> Callable[[Any], None]:
 
 def _show(outcome: Outcome) -> None:
     """The table of figures: a row per photo and their mean, or one row for a single photo; and the decoder's ceiling."""
-    scored, files = outcome.scores(outcome.found.images), outcome.job.files
+    scored, files = outcome.scores(outcome.rebuilt.images), outcome.job.files
     rows = Table("", "MS-SSIM (higher is closer)", "PSNR (dB)", "ST-LPIPS (lower is closer)")
     for i, file in enumerate(files if len(files) > 1 else []):
         rows.add_row(Text(file.name), *(f"{values[i]:.3f}" for values in scored.values()))
@@ -198,8 +198,8 @@ def info(
     """What a client sends when it is cut there, and the other places where it may be cut."""
     from dragkit.zoo.knowledge import open_client
 
-    split = open_client(client, _blocks(at))
-    facts = {name: str(value) for name, value in split.info().items()} | {"blocks": ", ".join(split.blocks())}
+    cut = open_client(client, _blocks(at))
+    facts = {name: str(value) for name, value in cut.info().items()} | {"blocks": ", ".join(cut.blocks())}
     width = max(map(len, facts))
     for name, value in facts.items():
         say(f"{name:<{width}}  {value}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass, fields, replace
-from math import ceil, sqrt
+from math import ceil
 from typing import Literal, get_args
 
 StepKind = Literal["spherical", "dps", "ugd", "mpgd"]
@@ -102,9 +102,14 @@ class DragConfig:
 
     @classmethod
     def published(cls, turns: int = 4000) -> DragConfig:
-        """The published settings in about `turns` turns, in the published proportion of steps to turns per step."""
-        recurrence = max(1, round(sqrt(turns / 16)))
+        """The published settings in about `turns` turns, with turns per step between those of `paper`, `fast` and `ci`."""
+        recurrence = max(1, round(16 * (turns / 4000) ** 0.6))
         return cls(num_steps=max(1, min(1000, round(turns / recurrence))), recurrence=recurrence)
+
+    @classmethod
+    def published_plus(cls, turns: int = 1200) -> DragConfig:
+        """The published settings of DRAG++ in about `turns` turns: those of `published` in the last 30 % of the diffusion."""
+        return cls.published(ceil(turns / 0.3)).with_(strength=0.3)
 
     @classmethod
     def fast(cls) -> DragConfig:
@@ -143,11 +148,6 @@ class DragConfig:
     def paper_plus(cls) -> DragConfig:
         """The published settings of DRAG++, from a first guess: the last 75 of 250 steps, 16 turns each, 1,200 iterations."""
         return cls.paper().with_(strength=0.3)
-
-    @classmethod
-    def fast_plus(cls) -> DragConfig:
-        """One tenth of `paper_plus`: the last 30 of 100 steps of 4 turns."""
-        return cls.fast().with_(strength=0.3)
 
     @property
     def label(self) -> str:

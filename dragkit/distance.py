@@ -16,8 +16,9 @@ def check_mask(mask: Tensor | None, tokens: Tensor) -> None:
     """
     if mask is None:
         return
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask is {mask.dtype}; it must be bool, True for tokens that arrived")
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        given = mask.dtype if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        raise TypeError(f"mask is {given}; it must be bool, True for tokens that arrived")
     if mask.shape != tokens.shape[:2]:
         raise ValueError(f"mask is {tuple(mask.shape)}; it must be {tuple(tokens.shape[:2])}, one entry per token")
     if not mask.any(1).all():

@@ -102,6 +102,11 @@ class Method:
     published: Any = None
     variant: bool = False
 
+    def shown(self, config: Any) -> str:
+        """The label with its settings, as tables print it: "DRAG (small, k=1)"; the plain one where settings have none."""
+        settings = getattr(config, "label", "")
+        return f"{self.label} ({settings})" if settings else self.label
+
 
 def _rmle_for(iterations: int) -> RmleConfig:
     return RmleConfig(iterations=iterations)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,14 +96,18 @@ class Job:
 
     @cached_property
     def config(self) -> Any:
-        """Settings of the attack: those for the embedded priors, or the published ones, for these turns or this budget."""
-        embedded = zoo.available(f"{self.prior}/unet") or "diffusion" not in METHODS[self.method].uses
-        if embedded and (self.turns or self.budget in TURNS):
-            return METHODS[self.method].budget(self.turns or TURNS[self.budget])
-        if self.turns is None and self.budget not in TURNS:
-            return METHODS[self.method].published
-        turns, strength = self.turns or TURNS[self.budget], 0.3 if self.method == "drag++" else 1.0
-        return DragConfig.published(ceil(turns / strength)).with_(strength=strength)
+        """Settings of the attack: those for the embedded priors or, for other priors and the budget "paper", the published ones."""
+        method, turns = METHODS[self.method], self.turns or TURNS.get(self.budget)
+        if turns is None:
+            return method.published
+        if self.budget in TURNS and (zoo.available(f"{self.prior}/unet") or "diffusion" not in method.uses):
+            return method.budget(turns)
+        return DragConfig.published_plus(turns) if self.method == "drag++" else DragConfig.published(turns)
+
+    @property
+    def shown(self) -> str:
+        """The method with its settings: "DRAG (small, k=1)"."""
+        return METHODS[self.method].shown(self.config)
 
     def _check_numbers(self) -> None:
         for name, known in (("method", METHODS), ("dtype", PRECISIONS)):
@@ -111,6 +115,10 @@ class Job:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         if self.turns is not None and self.turns < 1:
             raise ValueError(f"turns is {self.turns}; it must be at least 1")
+        if self.turns is not None and self.budget not in TURNS and METHODS[self.method].config is not DragConfig:
+            raise ValueError(
+                f"turns is {self.turns}, but budget {self.budget!r} has its own for {self.method}; leave one out"
+            )
         if self.turns is not None and METHODS[self.method].config is type(None):
             raise ValueError(
                 f"turns is {self.turns}, but {METHODS[self.method].label} answers in one pass; leave it out"
@@ -153,12 +161,12 @@ class Outcome:
 
     job: Job
     photos: Tensor
-    found: Reconstruction
+    rebuilt: Reconstruction
     ceiling: Tensor | None
 
     def picture(self) -> Path:
         """Write a row for each photo: photo, reconstruction and, with a latent prior, decoder ceiling. Small ones are enlarged."""
-        columns = [self.photos, self.found.images] + ([] if self.ceiling is None else [self.ceiling])
+        columns = [self.photos, self.rebuilt.images] + ([] if self.ceiling is None else [self.ceiling])
         shown = torch.stack(columns, 1).flatten(0, 1).float().cpu()
         enlarged = max(1, 256 // shown.shape[-1])  # small photos are hard to see: every pixel becomes a square
         shown = shown.repeat_interleave(enlarged, 2).repeat_interleave(enlarged, 3)
@@ -171,21 +179,21 @@ class Outcome:
 
     def record(self) -> dict[str, Any]:
         """All of it for `--json`: the options, the settings, figures per photo and their means, and where it was computed."""
-        scored = self.scores(self.found.images)
+        scored = self.scores(self.rebuilt.images)
         best = {} if self.ceiling is None else self.scores(self.ceiling)
         rows = []
         for i, file in enumerate(self.job.files):
             row: dict[str, Any] = {"photo": str(file), **{name: values[i] for name, values in scored.items()}}
-            row |= {"distance": self.found.distance[i].item(), "failed_at": self.found.failed_at[i]}
+            row |= {"distance": self.rebuilt.distance[i].item(), "failed_at": self.rebuilt.failed_at[i]}
             rows.append(row | ({"ceiling": {name: values[i] for name, values in best.items()}} if best else {}))
         options = {name: value for name, value in asdict(self.job).items() if name not in ("photos", "out", "json")}
         return {
             **{name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
             "config": vars(self.job.config),
-            "threat": str(self.found.threat),
-            "nfe": self.found.nfe,
-            "seconds": self.found.seconds,
-            "interrupted": self.found.interrupted,
+            "threat": str(self.rebuilt.threat),
+            "nfe": self.rebuilt.nfe,
+            "seconds": self.rebuilt.seconds,
+            "interrupted": self.rebuilt.interrupted,
             "mean": {name: sum(values) / len(values) for name, values in scored.items()},
             "photos": rows,
             "made": provenance(),
@@ -217,9 +225,9 @@ def reconstruct(job: Job, say: Callable[[object], None], callback: Callable[[Any
         message, threat = received(job, client, photos, say)
         ceiling = prior.decode(prior.encode(photos)).clamp(0, 1) if isinstance(prior, LatentPrior) else None
     with terminated_as_interrupted():
-        found = method.run(message, known, Setting(job.config, job.seed, threat, job.checkpoint, callback))
-    size = (found.images.shape[2], found.images.shape[3])
-    return Outcome(job, resize_images(photos, size).clamp(0, 1), found, ceiling)
+        rebuilt = method.run(message, known, Setting(job.config, job.seed, threat, job.checkpoint, callback))
+    size = (rebuilt.images.shape[2], rebuilt.images.shape[3])
+    return Outcome(job, resize_images(photos, size).clamp(0, 1), rebuilt, ceiling)
 
 
 def received(
@@ -242,6 +250,9 @@ def terminated_as_interrupted() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    if threading.current_thread() is not threading.main_thread():  # only there may signals be handled
+        yield
+        return
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield

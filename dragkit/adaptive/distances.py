@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -189,6 +189,10 @@ class Assignment:
     prefix_tokens: int
     places: Tensor | None = None
     trust: float = 0.2
+
+    def rows(self, index: Tensor | slice) -> Assignment:
+        """The distance of the messages of some of the images, in this order."""
+        return self if self.places is None else replace(self, places=self.places[index])
 
     def __call__(self, h_hat: Tensor, h: Tensor, mask: Tensor | None = None) -> Tensor:
         h_hat, h, mask = prepared(h_hat, h, mask, self.prefix_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from dragkit.attacks.message import Message
 from dragkit.cache import write_tensors
 from dragkit.streams import NoiseSource
 
@@ -34,9 +36,12 @@ class AttackState(Protocol):
 
 
 def fingerprint(*parts: object) -> str:
-    """Hash of everything an attack depends on: tensors by their bytes, anything else by its `repr`."""
+    """Hash of what an attack depends on: messages by their `identity`, tensors by their bytes, anything else by its `repr`."""
     digest = hashlib.sha256()
     for part in parts:
+        if isinstance(part, Message):
+            digest.update(fingerprint(*part.identity()).encode())
+            continue
         if isinstance(part, Tensor):
             digest.update(repr((part.dtype, tuple(part.shape))).encode())
             digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -59,12 +64,13 @@ class Checkpoint:
 
     Args:
         path: the file; None means no checkpoints.
-        identity: `fingerprint` of the attack; a file written for another one is refused.
+        depends_on: all that the attack depends on; a file written for another one is refused.
         every: seconds between saves.
     """
 
-    def __init__(self, path: str | Path | None, identity: str, every: float = 60.0):
-        self._path, self._identity, self._every = Path(path) if path else None, identity, every
+    def __init__(self, path: str | Path | None, depends_on: Sequence[object], every: float = 60.0):
+        self._path, self._every = Path(path) if path else None, every
+        self._identity = fingerprint(*depends_on) if path else ""
         self._last = time.monotonic()
 
     def load(self, state: AttackState, noise: NoiseSource) -> None:

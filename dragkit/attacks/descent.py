@@ -7,7 +7,7 @@ every image its own norms, clips and Adam moments, so that B images together giv
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def descend(
     render: Render,
     pace: Pace,
     noise: NoiseSource,
-    identity: str,
+    depends_on: Sequence[object],
     *,
     project: Callable[[Parameters], Parameters] | None = None,
     callback: Callback | None = None,
@@ -105,7 +105,7 @@ def descend(
 
     Args:
         start: first parameters, each `(B, ...)`. noise: what `render` draws from; kept in checkpoints.
-        identity: `fingerprint` of all that the attack depends on.
+        depends_on: all that the attack depends on beside the message, for its checkpoints.
         project: applied to the parameters after every step (such as clamping pixels).
         callback: called with the `DescentState` after every iteration; returning True stops.
         checkpoint: file to resume from, saved every minute and on Ctrl-C.
@@ -118,7 +118,7 @@ def descend(
         state,
         lambda: step(state, message, render, pace, project),
         noise,
-        identity=identity,
+        depends_on=(message, *depends_on),
         callback=callback,
         checkpoint=checkpoint,
     )

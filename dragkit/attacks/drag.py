@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dragkit import schedule
 from dragkit.attacks import guidance
-from dragkit.attacks.checkpoint import fingerprint
 from dragkit.attacks.guidance import AdamState, per_image
 from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
@@ -102,9 +101,7 @@ def drag(
     threat.require(NEEDS, "DRAG")
     _check_start(start, message, prior, config)
     noise = noise or SeededNoise(image_seeds(seeds, len(message)), message.h.dtype, message.h.device)
-    identity = fingerprint(
-        config, message.client.at, prior.name, message.h, message.mask, start, *noise.state().values()
-    )
+    depends_on = (message, config, prior.name, start, *noise.state().values())
     plan = turns_of(config, len(prior.alpha_bar))
     state = begin(message, prior, noise, len(plan), first=plan[0][0], start=start)
 
@@ -117,7 +114,7 @@ def drag(
         state.z = torch.where(per_image(ok, z), z, z_t)
         state.best_x0 = torch.where(per_image(better, z), state.x0_hat if config.tweedie else z_t, state.best_x0)
 
-    stopped = run(state, take_turn, noise, identity=identity, callback=callback, checkpoint=checkpoint)
+    stopped = run(state, take_turn, noise, depends_on=depends_on, callback=callback, checkpoint=checkpoint)
     return finish(state, message, prior, config, stopped, threat)
 
 
@@ -206,7 +203,7 @@ def guided_step(
         eps = guidance.guided_noise(eps, direction, step.a_t, step.rate)
         x0_hat = schedule.tweedie(z_t, eps, step.a_t)
     elif config.step == "mpgd":
-        x0_hat = guidance.manifold_step(x0_hat, direction, step.a_t, step.rate)
+        x0_hat = guidance.manifold_step(x0_hat, direction, step.rate)
     mean = schedule.ddim_mean(x0_hat, eps, step.a_prev, step.sigma)
     if config.step == "spherical":
         return mean + guidance.spherical_step(direction, noise, step.sigma, step.rate, config.interpolation)

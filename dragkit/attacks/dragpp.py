@@ -42,7 +42,7 @@ def drag_plus_plus(
 
     Args:
         message, prior, seeds, callback, checkpoint: as in `drag`.
-        config: settings; `DragConfig.fast_plus()` when None.
+        config: settings; `prior.recommended(guess=True)` when None.
         inverse_network: trained for this client and cut; its guess is resized to the prior's image size.
         threat: what the attacker is declared to have; the training of the network needs public photos.
 
@@ -58,7 +58,7 @@ def drag_plus_plus(
     rebuilt = drag(
         message,
         prior,
-        config or DragConfig.fast_plus(),
+        config or prior.recommended(guess=True),
         start=start,
         seeds=seeds,
         threat=threat,

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dragkit.attacks.checkpoint import fingerprint
 from dragkit.attacks.descent import DescentState, Pace, Parameters, Render, descend, finish
 from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
@@ -140,8 +139,7 @@ def glass(
     drawn = image_seeds(seeds, len(message))
     noise = SeededNoise(drawn, message.h.dtype, message.h.device)
     weights = (prior.w_mean, prior.constant, None if encoder is None else encoder.queries)  # enough to tell them apart
-    identity = fingerprint("GLASS", config, message.client.at, message.h, message.mask, drawn, *weights)
-    search = Search(message, prior, config, identity, callback, checkpoint)
+    search = Search(message, prior, config, ("GLASS", config, drawn, *weights), callback, checkpoint)
     if encoder is None:
         first = search.in_z(noise)
     else:
@@ -168,7 +166,7 @@ class Search:
     message: Message
     prior: StyleGenerator
     config: GlassConfig
-    identity: str
+    depends_on: tuple[object, ...]
     callback: Callback | None
     checkpoint: str | Path | None
 
@@ -205,9 +203,15 @@ class Search:
 
         pace = Pace(self.config.z_iterations, self.config.z_lr)
         file = None if self.checkpoint is None else f"{self.checkpoint}.{name}"
-        identity = fingerprint(self.identity, name)
         return descend(
-            message, {"z": z.flatten(0, 1)}, render, pace, noise, identity, callback=self.callback, checkpoint=file
+            message,
+            {"z": z.flatten(0, 1)},
+            render,
+            pace,
+            noise,
+            (*self.depends_on, name),
+            callback=self.callback,
+            checkpoint=file,
         )
 
     def in_w_plus(self, first: FirstStyles, noise: NoiseSource, threat: ThreatModel) -> Reconstruction:
@@ -223,7 +227,7 @@ class Search:
                 render,
                 pace,
                 noise,
-                self.identity,
+                self.depends_on,
                 callback=self.callback,
                 checkpoint=self.checkpoint,
             )

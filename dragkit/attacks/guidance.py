@@ -103,6 +103,6 @@ def guided_noise(eps: Tensor, direction: Tensor, a_t: float, rate: float) -> Ten
     return eps + rate * sqrt(1 - a_t) * direction
 
 
-def manifold_step(x0_hat: Tensor, direction: Tensor, a_t: float, rate: float) -> Tensor:
+def manifold_step(x0_hat: Tensor, direction: Tensor, rate: float) -> Tensor:
     """MPGD (arXiv 2311.16424, alg. 1): move Tweedie's estimate itself, by `rate` against the direction taken there."""
     return x0_hat - rate * direction

@@ -19,7 +19,6 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
-from dragkit.attacks.checkpoint import fingerprint
 from dragkit.attacks.descent import Pace, Parameters, descend, finish
 from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
@@ -173,7 +172,7 @@ def deep_image_prior(
         render,
         Pace(config.iterations, config.lr),
         noise,
-        fingerprint("LM", config, message.client.at, h, message.mask, *noise.state().values()),
+        ("LM", config, *noise.state().values()),
         callback=callback,
         checkpoint=checkpoint,
     )

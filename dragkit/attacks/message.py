@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from dragkit.cache import weights_digest
 from dragkit.client import SplitClient
 from dragkit.distance import Distance, check_mask, cosine_distance
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Message:
     """An intermediate representation in the attacker's hands. Every attack takes it whole; the photo is never part of it.
 
@@ -25,7 +27,7 @@ class Message:
         distance: `(tokens of an estimate, tokens of h, mask)` to one value per image, `(B,)`; what an attack makes small.
 
     Raises:
-        TypeError: `h` is not a floating-point tensor, `mask` is not bool.
+        TypeError: `h` is not a floating-point tensor, `client` is no `SplitClient`, `mask` is not a bool tensor.
         ValueError: `h` is empty, does not come from this client, or holds NaN or infinite values; a mask of another shape, or one
             that leaves an image without tokens.
     """
@@ -36,8 +38,16 @@ class Message:
     distance: Distance = cosine_distance
 
     def __post_init__(self) -> None:
+        if not hasattr(self.client, "h_shape"):
+            raise TypeError(
+                f"client is a {type(self.client).__name__}; it must be a SplitClient, such as load_client() gives"
+            )
         object.__setattr__(self, "h", _checked(self.h, self.client))
         check_mask(self.mask, self.tokens)
+        if self.mask is not None:
+            object.__setattr__(
+                self, "mask", self.mask.to(self.h.device, copy=True)
+            )  # later changes do not reach in here
 
     def __len__(self) -> int:
         """Number of images B."""
@@ -53,8 +63,23 @@ class Message:
         return self.distance(self.client.tokens(self.client(images)), self.tokens, self.mask)
 
     def rows(self, index: Tensor | slice) -> Message:
-        """The message of some of the images, or of some several times. A distance that holds something per image must fit them."""
-        return replace(self, h=self.h[index], mask=None if self.mask is None else self.mask[index])
+        """The message of some of the images, or of some several times.
+
+        A distance that holds something per image has a method `rows` too, as `dragkit.adaptive.distances.Assignment` has.
+        """
+        pick = getattr(self.distance, "rows", None)
+        mask = None if self.mask is None else self.mask[index]
+        return replace(self, h=self.h[index], mask=mask, distance=self.distance if pick is None else pick(index))
+
+    def identity(self) -> tuple[object, ...]:
+        """All that an attack on this message depends on, for `fingerprint`; the same in another process."""
+        client = self.client
+        distance = re.sub(r" at 0x[0-9a-f]+", "", repr(self.distance))
+        return (client.name, client.at, weights_digest(client.model), distance, self.h, self.mask)
+
+    def __repr__(self) -> str:
+        missing = "" if self.mask is None else f", {int((~self.mask).sum())} tokens missing"
+        return f"Message({len(self)} images, h {tuple(self.h.shape)}{missing}; {self.client})"
 
 
 def _checked(h: Tensor, client: SplitClient) -> Tensor:

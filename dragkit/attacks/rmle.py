@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dragkit.attacks.checkpoint import fingerprint
 from dragkit.attacks.descent import Pace, Parameters, descend, finish
 from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
@@ -107,7 +106,7 @@ def rmle(
         render,
         Pace(config.iterations, config.lr, clip=config.clip),
         SeededNoise([]),
-        fingerprint("rMLE", config, message.client.at, h, message.mask),
+        ("rMLE", config),
         project=lambda p: {"pixels": p["pixels"].clamp(0, 1)},
         callback=callback,
         checkpoint=checkpoint,

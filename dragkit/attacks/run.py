@@ -7,7 +7,7 @@ are the same for all attacks. What a turn does is the attack's own business.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def run(
     turn: Callable[[], None],
     noise: NoiseSource,
     *,
-    identity: str,
+    depends_on: Sequence[object],
     callback: Callback | None,
     checkpoint: str | Path | None,
 ) -> bool:
@@ -99,7 +99,7 @@ def run(
     Args:
         turn: changes `state` by one turn, through assignment: a snapshot taken before must stay what it was.
         noise: what turns draw from; kept in checkpoints.
-        identity: `fingerprint` of all that the attack depends on.
+        depends_on: all that the attack depends on, the message included, for its checkpoints.
         checkpoint: file to resume from when it exists, saved every minute, at the end and on Ctrl-C.
 
     Returns:
@@ -108,7 +108,7 @@ def run(
     Raises:
         ValueError: the checkpoint belongs to another attack.
     """
-    saved = Checkpoint(checkpoint, identity)
+    saved = Checkpoint(checkpoint, depends_on)
     saved.load(state, noise)
     before, stopped = saved.snapshot(state, noise), False
     try:

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from dragkit.config import DragConfig
 
-Settings = Callable[[int], DragConfig]
+Settings = tuple[Callable[[int], DragConfig], Callable[[int], DragConfig]]
+"""Turns to settings of DRAG: from noise, and from a first guess."""
+
+PUBLISHED: Settings = (DragConfig.published, DragConfig.published_plus)
 STABLE_DIFFUSION_15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
@@ -29,7 +32,8 @@ class LatentPrior:
         scheduler: only its table of alpha_bar is used; the sampler's arithmetic is `dragkit.schedule`.
         embedding: `(1, tokens, width)` text embedding of "" for a conditional `unet`; None for an unconditional one.
         image_size: side of the images; default is what the unet was trained for.
-        settings: turns to the settings of DRAG that suit this prior; the published ones, which suit Stable Diffusion, by default.
+        settings: turns to the settings of DRAG that suit this prior, from noise and from a first guess; by default the published
+            ones, which suit Stable Diffusion.
 
     Raises:
         ValueError: parts that do not fit each other, a schedule that does not predict noise, weights that are not finite.
@@ -44,7 +48,7 @@ class LatentPrior:
         embedding: Tensor | None = None,
         image_size: int | None = None,
         name: str = "prior",
-        settings: Settings = DragConfig.published,
+        settings: Settings = PUBLISHED,
     ):
         prediction = scheduler.config.prediction_type
         if prediction != "epsilon":
@@ -124,9 +128,9 @@ class LatentPrior:
             eps = self.unet(sample, steps, self.embedding.expand(len(z_t), -1, -1)).sample
         return eps.to(z_t.dtype)
 
-    def recommended(self, turns: int = 400) -> DragConfig:
-        """Settings of DRAG that suit this prior, for about `turns` turns."""
-        return self.settings(turns)
+    def recommended(self, turns: int = 400, *, guess: bool = False) -> DragConfig:
+        """Settings of DRAG that suit this prior, for about `turns` turns; with `guess` those of DRAG++, from a first guess."""
+        return self.settings[guess](turns)
 
     def double(self) -> LatentPrior:
         """The same prior with float64 networks, in place: for golden tests."""
@@ -153,7 +157,7 @@ class PixelPrior:
     Args:
         unet: unconditional noise predictor with three channels; frozen and put in eval mode here.
         scheduler: a DDIM or DDPM scheduler; only its table of alpha_bar is used.
-        settings: turns to the settings of DRAG that suit this prior; the published ones by default.
+        settings: turns to the settings of DRAG that suit this prior, from noise and from a first guess; published by default.
 
     Raises:
         ValueError: a unet that needs a class label or does not map three channels to three, a schedule that does not predict
@@ -166,7 +170,7 @@ class PixelPrior:
         scheduler: DDIMScheduler,
         *,
         name: str = "pixel prior",
-        settings: Settings = DragConfig.published,
+        settings: Settings = PUBLISHED,
     ):
         if scheduler.config.prediction_type != "epsilon":
             raise ValueError(f"prediction_type is {scheduler.config.prediction_type!r}; only 'epsilon' is supported")
@@ -222,9 +226,9 @@ class PixelPrior:
         steps = torch.full((len(z_t),), t, device=z_t.device)
         return self.unet(z_t.to(self.unet.dtype), steps).sample.to(z_t.dtype)
 
-    def recommended(self, turns: int = 400) -> DragConfig:
-        """Settings of DRAG that suit this prior, for about `turns` turns."""
-        return self.settings(turns)
+    def recommended(self, turns: int = 400, *, guess: bool = False) -> DragConfig:
+        """Settings of DRAG that suit this prior, for about `turns` turns; with `guess` those of DRAG++, from a first guess."""
+        return self.settings[guess](turns)
 
     def _expect(self, x: Tensor, name: str) -> None:
         if x.ndim != 4 or tuple(x.shape[1:]) != self.latent_shape:

@@ -33,6 +33,6 @@ class Prior(Protocol):
         """Noise predicted in `z_t` `(B, *latent_shape)` at timestep `t`; differentiable."""
         ...
 
-    def recommended(self, turns: int = 400) -> DragConfig:
-        """Settings of DRAG that suit this prior, for about `turns` turns; what an attack without settings takes."""
+    def recommended(self, turns: int = 400, *, guess: bool = False) -> DragConfig:
+        """Settings of DRAG that suit this prior, for about `turns` turns; with `guess` those of DRAG++, from a first guess."""
         ...

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dragkit.priors.diffusion import LatentPrior, PixelPrior
     from dragkit.priors.gan import StyleGenerator, WEncoder
 
+SMALL = (DragConfig.small, DragConfig.small_plus)  # chosen for the embedded priors, on training photos
+
 
 def load_prior(name: str = PRIOR, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LatentPrior:
     """The embedded 64x64 latent diffusion prior: shipped, or trained on this machine (`dragkit train autoencoder|prior --name`).
@@ -42,14 +44,14 @@ def load_prior(name: str = PRIOR, *, dtype: torch.dtype = torch.float32, device:
     vae, unet = verify(f"{name}/vae"), verify(f"{name}/unet")
     if vae.parent == unet.parent:
         prior = LatentPrior.from_pretrained(vae.parent, dtype=dtype, device=device)
-        prior.settings = DragConfig.small  # chosen for it on training photos
+        prior.settings = SMALL
         return prior
     parts = (
         AutoencoderKL.from_pretrained(vae, torch_dtype=dtype, use_safetensors=True).to(device),
         UNet2DModel.from_pretrained(unet, torch_dtype=dtype, use_safetensors=True).to(device),
         DDIMScheduler.from_pretrained(unet / "scheduler"),
     )
-    return LatentPrior(*parts, name=name, settings=DragConfig.small)
+    return LatentPrior(*parts, name=name, settings=SMALL)
 
 
 def load_pixel_prior(name: str = PIXEL_PRIOR, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PixelPrior:
@@ -65,7 +67,7 @@ def load_pixel_prior(name: str = PIXEL_PRIOR, *, dtype: torch.dtype = torch.floa
     unet = verify(f"{name}/unet")
     whole = unet if (unet / "scheduler").exists() else unet.parent  # `ship` puts the scheduler beside the unet
     prior = PixelPrior.from_pretrained(whole, dtype=dtype, device=device)
-    prior.settings = DragConfig.small
+    prior.settings = SMALL
     prior.name = name  # not that of its folder, which is "export" for a model trained on this machine
     return prior
 

@@ -264,6 +264,8 @@ OTHER_ATTACKS = {
     "order of the photos": {"h": token_client()(photos(3)).flip(0)},
     "mask": {"mask": torch.tensor([[True, True, False]] * 3)},
     "start": {"start": photos(3)},
+    "distance": {"distance": lambda h_hat, h, mask: 2 * cosine_distance(h_hat, h, mask)},
+    "client": {"client": LinearClient(1.5 * token_client().matrix, tokens=3)},
 }
 
 

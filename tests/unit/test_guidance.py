@@ -176,7 +176,7 @@ def test_plain_steps():
     direction, noise, eps, x0 = normal(0, 4, 2, 3, 2, 2).unbind(0)
     torch.testing.assert_close(guidance.gradient_step(direction, noise, 0.3, 2.0), 0.3 * noise - 2 * direction)
     torch.testing.assert_close(guidance.guided_noise(eps, direction, 0.36, 2.0), eps + 1.6 * direction)
-    torch.testing.assert_close(guidance.manifold_step(x0, direction, 0.36, 2.0), x0 - 2 * direction)
+    torch.testing.assert_close(guidance.manifold_step(x0, direction, 2.0), x0 - 2 * direction)
 
 
 # -- distance

@@ -210,7 +210,7 @@ def test_precision_follows_h(client, trained):
 
 
 def test_presets_run_the_last_three_tenths():
-    seen = {c.strength * c.num_steps * c.recurrence for c in (DragConfig.paper_plus(), DragConfig.fast_plus())}
+    seen = {c.strength * c.num_steps * c.recurrence for c in (DragConfig.paper_plus(), DragConfig.published_plus(120))}
     assert seen == {75 * 16, 30 * 4}
 
 

@@ -99,3 +99,30 @@ def test_budgets_of_the_small_presets_are_what_they_say():
     for strength in (0.1, 0.5, 0.7):
         plus = DragConfig.small_plus(48, strength)
         assert plus.strength == strength and int(strength * plus.num_steps) in (47, 48)
+
+
+def test_settings_are_shown_with_the_method():
+    drag, inverse = methods.METHODS["drag"], methods.METHODS["inverse"]
+    assert (
+        drag.shown(DragConfig.small(100)) == "DRAG (small, k=1)"
+        and drag.shown(DragConfig.paper()) == "DRAG (published)"
+    )
+    assert drag.shown(DragConfig.fast()) == "DRAG (published, k=4)"
+    assert drag.shown(DragConfig.small(10).with_(eta=1.0)) == "DRAG (own settings, k=1)"
+    assert inverse.shown(None) == "inverse network"
+    assert methods.METHODS["drag++"].shown(DragConfig.small_plus(15)) == "DRAG++ (small, k=1)"
+
+
+def test_published_settings_for_fewer_turns_are_those_of_the_presets():
+    for turns, preset in ((4000, DragConfig.paper()), (400, DragConfig.fast()), (80, DragConfig.ci())):
+        assert DragConfig.published(turns) == preset
+    assert DragConfig.published_plus(1200) == DragConfig.paper_plus()
+
+
+def test_a_prior_recommends_what_suits_it(tiny_prior):
+    from dragkit.priors.diffusion import LatentPrior
+
+    ours, own = zoo.load_prior(), LatentPrior.from_pretrained(tiny_prior)
+    assert ours.recommended(40) == DragConfig.small(40)
+    assert ours.recommended(40, guess=True) == DragConfig.small_plus(40)
+    assert own.recommended() == DragConfig.fast() and own.recommended(120, guess=True).strength == 0.3

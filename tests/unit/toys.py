@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import sqrt
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dragkit.schedule import scaled_linear_alpha_bar
 
@@ -48,8 +48,12 @@ class LinearClient:
     """`h = A z`, as `tokens` tokens; the surface of `SplitClient` that attacks use."""
 
     def __init__(self, matrix: Tensor, tokens: int = 1):
-        self.matrix, self.at, self.calls = matrix, "linear", 0
+        self.matrix, self.name, self.at, self.calls = matrix, "toy", "linear", 0
         self.h_shape = (tokens, matrix.shape[0] // tokens)
+
+    @property
+    def model(self) -> nn.Module:
+        return nn.ParameterDict({"matrix": nn.Parameter(self.matrix, requires_grad=False)})
 
     def resize(self, images: Tensor) -> Tensor:
         return images
