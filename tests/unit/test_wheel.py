@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -39,23 +40,24 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    target = tmp_path_factory.mktemp("installed")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "install", wheel, "--no-deps", "--target", target], check=True)
-    return target
+    """A fresh virtual environment with the wheel in it. The wheel's dependencies are lent from this environment, nothing else."""
+    home = tmp_path_factory.mktemp("installed")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "--python", home / "bin" / "python"]
+    subprocess.run([*pip, "install", wheel, "--no-deps"], check=True)
+    (site,) = home.glob("lib/python*/site-packages")
+    (site / "lent.pth").write_text(
+        sysconfig.get_path("purelib") + "\n"
+    )  # its own .pth, of our checkout, is not read there
+    return home
 
 
-def run(target: Path, folder: Path, *command: str) -> str:
-    """Output of Python with `command` in `folder`; nothing of ours is on its path but `target`."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(target),
-        "PYTHONSAFEPATH": "1",
-        "DRAGKIT_CACHE": str(folder / "cache"),
-    }
-    environment["DRAGKIT_DATA"] = str(folder / "no photos")
+def run(home: Path, folder: Path, program: str, *arguments: str) -> str:
+    """Output of a program of the environment in `folder`, where there are no photos of a data set."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"PYTHONSAFEPATH": "1", "DRAGKIT_CACHE": str(folder / "cache"), "DRAGKIT_DATA": str(folder / "none")}
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [home / "bin" / program, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -91,18 +93,22 @@ def test_an_installed_wheel_rebuilds_a_photo(installed, tmp_path):
     run(
         installed,
         tmp_path,
+        "python",
         "-c",
         "import dragkit, draglab\n"
         f"assert dragkit.__file__.startswith({str(installed)!r}) and draglab.__file__.startswith({str(installed)!r})\n"
         "from dragkit import data, save_image\n"
         "save_image(data.demo_images(64)['cat'], 'cat.png')",
     )
-    out = run(installed, tmp_path, "-m", "dragkit.cli", "reconstruct", "cat.png", "--budget", "ci", "--out", "out.png")
-    assert "MS-SSIM" in out and (tmp_path / "out.png").stat().st_size > 1000
+    out = run(installed, tmp_path, "dragkit", "reconstruct", "cat.png", "--turns", "4", "--out", "out.png")
+    assert "MS-SSIM" in out and "DRAG (small, k=1)" in out and (tmp_path / "out.png").stat().st_size > 1000
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_has_the_recorded_figures(installed, tmp_path):
+def test_an_installed_wheel_has_the_recorded_figures_and_all_commands(installed, tmp_path):
     code = "from draglab.pages.pages import recorded\nimport json\nprint(json.dumps(recorded('claims')))"
-    claims = json.loads(run(installed, tmp_path, "-c", code))
+    claims = json.loads(run(installed, tmp_path, "python", "-c", code))
     assert claims == json.loads((ROOT / "book" / "results" / "claims.json").read_text())
+    assert all(
+        name in run(installed, tmp_path, "dragkit", "--help") for name in ("reconstruct", "sweep", "measure", "train")
+    )
