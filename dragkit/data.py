@@ -85,9 +85,18 @@ def imagenette(subset: str, size: int = 64) -> tuple[Tensor, Tensor]:
 def pick(subset: str, n: int, size: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, list[int]]:
     """`n` photos of a subset, balanced over the ten classes, chosen by `seed`.
 
+    Args:
+        subset: "train" or "val".
+        n: number of photos, from 1 to all of the subset.
+        size: side in pixels, 8 to 160.
+        seed: of the choice.
+
     Returns:
         images `(n, 3, size, size)` float in [0, 1], labels `(n,)` and the indices into the subset. A larger `n` with the same
         seed begins with the same photos.
+
+    Raises:
+        ValueError: `n` not from 1 to the number of photos, or see `imagenette`. FileNotFoundError: see `find_data`.
     """
     images, labels = imagenette(subset, size)
     if not 1 <= n <= len(images):

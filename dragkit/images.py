@@ -1,6 +1,6 @@
 """Images in and out of the library: the only place that knows file formats.
 
-Everywhere else an image is a float tensor ``(B, 3, H, W)`` (one image: ``(3, H, W)``), RGB, with values in ``[0, 1]``.
+Everywhere else an image is a float tensor `(B, 3, H, W)` (one image: `(3, H, W)`), RGB, with values in `[0, 1]`.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ _SCALE_16_BIT = 65535.0
 
 
 def validate_images(x: Tensor, name: str = "images", *, eps: float = 1e-4) -> Tensor:
-    """Check that ``x`` is what this library calls images, and return it unchanged.
+    """Check that `x` is what this library calls images, and return it unchanged.
 
     Args:
-        x: expected ``(B, 3, H, W)``, floating point, finite, in ``[0, 1]``; B, H and W at least 1.
+        x: expected `(B, 3, H, W)`, floating point, finite, in `[0, 1]`; B, H and W at least 1.
         name: how the caller's argument is called, for the message.
-        eps: how far outside ``[0, 1]`` rounding may push a value.
+        eps: how far outside `[0, 1]` rounding may push a value.
 
     Raises:
         TypeError: not a tensor, or not floating point.
@@ -105,7 +105,7 @@ def _range_hint(low: float, high: float) -> str:
 
 
 def load_image(path: str | os.PathLike[str], size: int | None = None) -> Tensor:
-    """Read one picture as ``(3, H, W)`` float32 in ``[0, 1]``, RGB.
+    """Read one picture as `(3, H, W)` float32 in `[0, 1]`, RGB.
 
     The EXIF orientation is applied. Transparent pixels are composited on white. Grayscale, palette, CMYK and YCbCr
     become RGB; no colour profile is applied. 16-bit grayscale keeps its precision (value / 65535), of 16-bit colour
@@ -114,7 +114,7 @@ def load_image(path: str | os.PathLike[str], size: int | None = None) -> Tensor:
 
     Args:
         path: an image file.
-        size: when given, the central square is cut out and resized (bilinear, antialiased) to ``(3, size, size)``.
+        size: when given, the central square is cut out and resized (bilinear, antialiased) to `(3, size, size)`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -148,7 +148,7 @@ def load_image(path: str | os.PathLike[str], size: int | None = None) -> Tensor:
 
 
 def load_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], size: int | None = None) -> Tensor:
-    """Read several pictures as one batch ``(B, 3, H, W)`` float32 in ``[0, 1]``; see `load_image`.
+    """Read several pictures as one batch `(B, 3, H, W)` float32 in `[0, 1]`; see `load_image`.
 
     Args:
         paths: files, in this order; or one folder, of which `list_images` gives the order; or one file.
@@ -200,7 +200,7 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> Path:
     Missing parent folders are made. The file appears whole or not at all: it is written beside its place and renamed.
 
     Args:
-        image: ``(3, H, W)``, floating point in ``[0, 1]``.
+        image: `(3, H, W)`, floating point in `[0, 1]`.
         path: ends in .png, .jpg or .jpeg.
 
     Returns:
@@ -231,12 +231,12 @@ def grid(images: Tensor, columns: int, *, gap: int = 2) -> Tensor:
     """Lay a batch out in rows on white.
 
     Args:
-        images: ``(B, 3, H, W)`` in ``[0, 1]``.
+        images: `(B, 3, H, W)` in `[0, 1]`.
         columns: images in a row; a batch smaller than this makes a narrower grid.
         gap: white pixels between neighbours and around.
 
     Returns:
-        ``(3, rows * (H + gap) + gap, columns * (W + gap) + gap)``; `save_image` takes it.
+        `(3, rows * (H + gap) + gap, columns * (W + gap) + gap)`; `save_image` takes it.
     """
     validate_images(images)
     columns = min(_positive(columns, "columns"), images.shape[0])
@@ -293,7 +293,7 @@ def _centre_square(picture: Image.Image) -> Image.Image:
 
 
 def _to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
-    """Pixels as ``(H, W, 3)`` float32 in [0, 1]."""
+    """Pixels as `(H, W, 3)` float32 in [0, 1]."""
     if picture.mode.startswith("I") or picture.mode == "F":
         return _high_precision_gray(picture, path)
     try:

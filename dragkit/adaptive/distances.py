@@ -23,10 +23,16 @@ def channel_cosine_distance(h_hat: Tensor, h: Tensor, mask: Tensor | None = None
 
     A gain per channel, shared by all tokens of an image, cancels exactly: DISCO's soft mask (arXiv 2012.11025) is such a gain.
 
-    Args, raises: as `cosine_distance`. Tokens that did not arrive are left out.
+    Args:
+        h_hat: the estimate, `(B, N, D)`.
+        h: what arrived, `(B, N, D)`.
+        mask: which tokens of `h` arrived, bool `(B, N)`; None means all. The others are left out.
 
     Returns:
         one distance per image, `(B,)` in [0, 2].
+
+    Raises:
+        ValueError: as `cosine_distance`.
     """
     h_hat, h, mask = prepared(h_hat, h, mask)
     h_hat, h = h_hat * mask[..., None], h * mask[..., None]
@@ -43,6 +49,14 @@ def visible_distance(h_hat: Tensor, h: Tensor, mask: Tensor | None = None) -> Te
 
     A token without any such number is left out. Where no number is zero, this is `cosine_distance`.
 
+    Args:
+        h_hat: the estimate, `(B, N, D)`.
+        h: what arrived, `(B, N, D)`.
+        mask: which tokens of `h` arrived, bool `(B, N)`; None means all. The others are left out.
+
+    Returns:
+        one distance per image, `(B,)` in [0, 2].
+
     Raises:
         ValueError: as `cosine_distance`, or an image of zeros.
     """
@@ -57,6 +71,9 @@ class LoudChannels:
 
     Attributes:
         threshold: a channel counts if its mean |h| over the tokens that arrived exceeds `threshold` times the average channel's.
+
+    Raises:
+        ValueError: threshold not in [0, 1).
     """
 
     threshold: float = 0.1
@@ -78,6 +95,9 @@ class TopChannels:
 
     Attributes:
         share: of the channels that are compared, in (0, 1].
+
+    Raises:
+        ValueError: share not in (0, 1].
     """
 
     share: float = 0.5
@@ -102,7 +122,16 @@ def token_gram_distance(h_hat: Tensor, h: Tensor, mask: Tensor | None = None) ->
     `|G - G_hat|^2 / |G - mean(G)|^2` with G the Gram matrix of tokens of unit length, over the pairs that arrived: 0 where all
     pairs agree, 1 for the best constant guess.
 
-    Args, raises: as `cosine_distance`.
+    Args:
+        h_hat: the estimate, `(B, N, D)`.
+        h: what arrived, `(B, N, D)`.
+        mask: which tokens of `h` arrived, bool `(B, N)`; None means all. The others are left out.
+
+    Returns:
+        one distance per image, `(B,)`, at least 0.
+
+    Raises:
+        ValueError: as `cosine_distance`.
     """
     h_hat, h, mask = prepared(h_hat, h, mask)
     with torch.autocast(h.device.type, enabled=False):
@@ -133,7 +162,19 @@ class Gram:
 
 
 def gram_distance(h_hat: Tensor, h: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`Gram` for tokens without a prefix."""
+    """`Gram` for tokens without a prefix.
+
+    Args:
+        h_hat: the estimate, `(B, N, D)`.
+        h: what arrived, `(B, N, D)`.
+        mask: which tokens of `h` arrived, bool `(B, N)`; None means all.
+
+    Returns:
+        one distance per image, `(B,)`, at least 0.
+
+    Raises:
+        ValueError: as `cosine_distance`.
+    """
     return Gram(0)(h_hat, h, mask)
 
 
@@ -148,6 +189,9 @@ class SlicedWasserstein:
         prefix_tokens: tokens in front that keep their place.
         projections: number of directions.
         seed: of the directions.
+
+    Raises:
+        ValueError: fewer than one projection.
     """
 
     prefix_tokens: int
@@ -184,6 +228,9 @@ class Assignment:
         prefix_tokens: tokens in front that keep their place.
         places: log-probability of each place for each token, in the order of the message, `(B, P, P)`; None where nothing is known.
         trust: weight of `places` beside the cosine distance of tokens; chosen on training photos.
+
+    Raises:
+        ValueError: when called, with messages that `places` does not fit.
     """
 
     prefix_tokens: int

@@ -64,7 +64,11 @@ class Reply:
 
 
 def visible_tokens(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
-    """Compare the tokens that arrived only."""
+    """Compare the tokens that arrived only.
+
+    Raises:
+        ValueError: the defence leaves no token out.
+    """
     mask = defence.arrived(messages[0])
     if mask is None:
         raise _unsuitable("mask", defence, "leaves no token out")
@@ -72,7 +76,11 @@ def visible_tokens(messages: Tensor, defence: BaseDefence, client: SplitClient, 
 
 
 def visible_numbers(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
-    """Compare the numbers that are not zero only."""
+    """Compare the numbers that are not zero only.
+
+    Raises:
+        ValueError: no number of the message is zero.
+    """
     if (messages[0] != 0).all():
         raise _unsuitable("visible", defence, "leaves no number out")
     return Message(messages[0], client, defence.arrived(messages[0]), visible_distance)
@@ -82,20 +90,33 @@ def visible_numbers(messages: Tensor, defence: BaseDefence, client: SplitClient,
 
 
 def averaged(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
-    """The mean of all messages, over those in which a number arrived; numbers that never did are not compared."""
+    """The mean of all messages, over those in which a number arrived; numbers that never did are not compared.
+
+    Raises:
+        ValueError: the defence shuffles tokens.
+    """
     h, mask = _mean("average", messages, defence)
     return Message(h, client, mask, visible_distance)
 
 
 def most_likely(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
-    """The mean of all messages, compared in units of the noise."""
+    """The mean of all messages, compared in units of the noise.
+
+    Raises:
+        ValueError: the defence shuffles tokens, or adds no noise of a known covariance.
+    """
     whiten = whitening_of(defence)
     h, mask = _mean("likelihood", messages, defence)
     return Message(h, client, mask, Mahalanobis(whiten))
 
 
 def expected(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
-    """Defend the estimate as well, and compare on average."""
+    """Defend the estimate as well, and compare on average.
+
+    Raises:
+        ValueError: the defence shuffles tokens, acts inside the client, draws nothing at random in one of its parts, or passes no
+            gradient on.
+    """
     _refuse_shuffle("expectation", defence)
     acting, tried = _outside("expectation", defence), _noise_like(messages[0])
     for part in acting.parts if isinstance(acting, Chain) else (acting,):
@@ -124,7 +145,12 @@ def _mean(reply: str, messages: Tensor, defence: BaseDefence) -> tuple[Tensor, T
 
 
 def reordered(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
-    """Every message put in order by a position classifier, then averaged; tokens that were left out stay left out."""
+    """Every message put in order by a position classifier, then averaged; tokens that were left out stay left out.
+
+    Raises:
+        ValueError: the defence does not shuffle tokens, or there are too few photos (see `fit_positions`).
+        FileNotFoundError: `photos` is None, and Imagenette is not there.
+    """
     _need_shuffle("reorder", defence)
     positions = fit_positions(client, photos)
     ordered = []
@@ -139,6 +165,10 @@ def placed(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: 
     """Match tokens with the estimate in the loop, by their distance and by what the position classifier says.
 
     The classifier takes a place for its mirror image where the client does; the estimate, one picture, settles which it is.
+
+    Raises:
+        ValueError: the defence does not shuffle tokens, or there are too few photos (see `fit_positions`).
+        FileNotFoundError: `photos` is None, and Imagenette is not there.
     """
     _need_shuffle("placed", defence)
     positions = fit_positions(client, photos)
@@ -152,6 +182,9 @@ def orderless(reply: str, distance: Callable[[int], Distance]) -> Run:
     Args:
         reply: its name.
         distance: from the number of prefix tokens.
+
+    Returns:
+        what runs it; raises ValueError for a defence that does not shuffle tokens.
     """
 
     def run(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
@@ -171,6 +204,9 @@ def unmoved(reply: str, distance: Distance, invariant: Distance | None = None) -
         reply: its name.
         distance: to compare with.
         invariant: the distance that must not notice the defence; `distance` itself when None.
+
+    Returns:
+        what runs it; raises ValueError for a defence that shuffles tokens, acts inside the client, or changes what is compared.
     """
     test = invariant or distance
 
@@ -191,6 +227,9 @@ def centred(messages: Tensor, defence: BaseDefence, client: SplitClient, photos:
     """Compare channel by channel around the mean tokens that a mask puts in place of channels; they are public.
 
     What was added to the mean in a channel of gain near 0 is lost to rounding, so quiet channels are left out.
+
+    Raises:
+        ValueError: the defence is not DISCO with the mean in place of channels, or changes what is compared.
     """
     if not isinstance(defence, Disco) or defence.mask.fill != "mean":
         raise _unsuitable("centred", defence, "puts no mean in place of channels")
@@ -206,7 +245,11 @@ def centred(messages: Tensor, defence: BaseDefence, client: SplitClient, photos:
 
 
 def undone(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
-    """Read the secret basis off the server's weights, next to the published ones, and turn the message back."""
+    """Read the secret basis off the server's weights, next to the published ones, and turn the message back.
+
+    Raises:
+        ValueError: the defence has no secret basis.
+    """
     if not isinstance(defence, SecretBasis):
         raise _unsuitable("undo", defence, "has no secret basis")
     public = first_weights(client)
@@ -215,7 +258,11 @@ def undone(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: 
 
 
 def projected(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
-    """Compare in the directions that were sent only."""
+    """Compare in the directions that were sent only.
+
+    Raises:
+        ValueError: the defence does not lower the rank of messages, or the messages are not tokens.
+    """
     if not isinstance(defence, LowRank) or client.layout.kind != "BND":
         raise _unsuitable("projected", defence, "sends every direction, or no tokens")
     generator = torch.Generator()  # the projection draws nothing
@@ -230,7 +277,11 @@ def projected(messages: Tensor, defence: BaseDefence, client: SplitClient, photo
 
 
 def instances(messages: Tensor, defence: BaseDefence, client: SplitClient, photos: Tensor | None) -> Message:
-    """Compare the mean message with the mean of many random instances of the client."""
+    """Compare the mean message with the mean of many random instances of the client.
+
+    Raises:
+        ValueError: the defence does not act inside the client.
+    """
     if not isinstance(defence, HiddenParts):
         raise _unsuitable("instances", defence, "is not one that only acts inside the client")
     return Message(messages.mean(0), ExpectedClient(client, defence))
@@ -299,7 +350,11 @@ REPLIES: dict[str, Reply] = {
 
 
 def check_reply(name: str) -> None:
-    """Raises ValueError for a name that no reply has."""
+    """Refuse a name that no reply has; "" is an attacker who does not reply.
+
+    Raises:
+        ValueError: `name` is neither "" nor a key of `REPLIES`.
+    """
     if name and name not in REPLIES:
         raise ValueError(f"adaptive is {name!r}; the known replies are {', '.join(REPLIES)}")
 

