@@ -137,6 +137,7 @@ def run(
 
 
 def describe(case: Case) -> str:
+    """A case in one line, for progress and errors: method, client, cut, defence, reply."""
     against = f" {case.defence}" if case.defence else ""
     knowing = f" ({case.adaptive}{f', {case.queries} queries' if case.queries > 1 else ''})" if case.adaptive else ""
     return f"{METHODS[case.name].label} {case.client} {case.at}{against}{knowing}"

@@ -161,6 +161,21 @@ class _Draw(NamedTuple):
 def galleries(
     features: Tensor, mechanism: Mechanism, size: int, queries: int | None, generator: torch.Generator
 ) -> Iterator[_Draw]:
+    """Photos in random galleries without overlap, and what a message of each says of all photos of its gallery.
+
+    Args:
+        features: what the mechanism sends of each photo, floats `(P, ...)`.
+        mechanism: sends, and knows how likely a message is for each photo.
+        size: photos in a gallery, from 2 to half of `P`.
+        queries: photos of each gallery that are sent; None means all.
+        generator: of the galleries and of what the mechanism draws.
+
+    Yields:
+        each gallery: its members, which of them were sent, and the log-posterior `(queries, size)` of every message.
+
+    Raises:
+        TypeError: features that are not floats. ValueError: `size` or `queries` out of range, features or likelihoods with NaN.
+    """
     features = _flat("features", features)
     if size < 2 or len(features) < 2 * size:
         raise ValueError(f"size is {size}; it must be at least 2, and at most half of the {len(features)} photos")

@@ -85,6 +85,11 @@ def independent_embedding(victim: str, *, device: str = "cpu") -> Embedding:
 
 
 def other_client(victim: str) -> str:
+    """The client of the zoo that judges pictures made from messages of `victim`: never the one that was attacked.
+
+    Raises:
+        ValueError: `victim` is no client of the zoo.
+    """
     if victim not in zoo.CLIENTS:
         raise ValueError(f"victim is {victim!r}; it must be a client of the zoo: {', '.join(zoo.CLIENTS)}")
     return zoo.CLIENT if victim == zoo.WILD_CLIENT else zoo.WILD_CLIENT

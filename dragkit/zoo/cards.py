@@ -86,6 +86,7 @@ def verify(name: str) -> Path:
 
 
 def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal, as cards hold it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -76,6 +76,15 @@ def build(recipe: AutoencoderRecipe) -> AutoencoderKL:
 
 
 class AutoencoderTask(Task):
+    """Photos through an autoencoder and back: squared error, the size of the latent, and how alike it looks.
+
+    Attributes:
+        recipe: what is trained and how. batch: photos a step.
+        seed: of the batches. device: where the photos lie.
+        model: with fresh weights. photos, val: training and validation photos, uint8 `(N, 3, H, W)`.
+        perceptual: ST-LPIPS on the device; None where the recipe gives it no weight.
+    """
+
     def __init__(self, recipe: AutoencoderRecipe, batch: int, seed: int, device: torch.device):
         self.recipe, self.batch, self.seed, self.device = recipe, batch, seed, device
         self.model = build(recipe)
@@ -84,6 +93,7 @@ class AutoencoderTask(Task):
         self.perceptual = StLpips().to(device) if recipe.perceptual > 0 else None
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices between input and output, AdamW for everything else (see `muon_and_adamw`)."""
         outside = (
             "encoder.conv_in",
             "encoder.conv_out",
@@ -95,6 +105,7 @@ class AutoencoderTask(Task):
         return muon_and_adamw(self.model, config.lr, config.weight_decay, outside)
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Mean log squared error of the round trip, plus the weighted KL of the latent and, late in the run, ST-LPIPS."""
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
         x = 2 * views(self.photos[index], self.recipe.crop, generator) - 1
         posterior = self.model.encode(x).latent_dist

@@ -58,6 +58,7 @@ RECIPE = ClassifierRecipe()
 
 
 def build(recipe: ClassifierRecipe) -> ViTForImageClassification:
+    """The untrained classifier: images `(B, 3, 64, 64)`, normalised, to ten scores."""
     config = ViTConfig(
         hidden_size=recipe.width,
         intermediate_size=4 * recipe.width,
@@ -73,6 +74,15 @@ def build(recipe: ClassifierRecipe) -> ViTForImageClassification:
 
 
 class ClassifierTask(Task):
+    """A vision transformer that names the class of a photo, trained from nothing.
+
+    Attributes:
+        recipe: what is trained and how. batch: photos a step.
+        seed: of the batches. device: where the photos lie.
+        model: with fresh weights. photos, val: training and validation photos, uint8 `(N, 3, H, W)`.
+        labels, val_labels: their classes, int64 `(N,)`.
+    """
+
     def __init__(self, recipe: ClassifierRecipe, batch: int, seed: int, device: torch.device):
         self.recipe, self.batch, self.seed, self.device = recipe, batch, seed, device
         self.model = build(recipe)
@@ -82,10 +92,12 @@ class ClassifierTask(Task):
         self.val, self.val_labels = val.to(device), val_labels.to(device)
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices between input and output, AdamW for everything else (see `muon_and_adamw`)."""
         outside = ("vit.embeddings", "classifier")
         return muon_and_adamw(self.model, config.lr, config.weight_decay, outside)
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy on mixed and smoothed labels."""
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
         x, target = labelled_batch(self.photos, self.labels, index, self.recipe, len(CLASSES), generator)
         logits = self.model(normalise(x)).logits.float()

@@ -139,6 +139,7 @@ class DiscoTask(Task):
         return torch.cat([client(x.float() / 255).float() for x in some.split(128)])
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        """Muon and AdamW as for the classifier; the pruner learns by AdamW at its own rate."""
         first_and_last = [f"client.model.{name}" for name in ("vit.embeddings", "classifier")]
         first_and_last += [f"adversary.{name}" for name in ("embed", "position", "mask_token", "head")]
         made = muon_and_adamw(self.model, config.lr, config.weight_decay, ("pruner", *first_and_last))
@@ -150,6 +151,7 @@ class DiscoTask(Task):
         return made
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The adversary's error (reversed for the pruner) plus `recipe.rho` times the error of the server's answers."""
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
         x, target = labelled_batch(self.photos, self.labels, index, self.recipe, len(CLASSES), generator)
         error, wrong, logged = self.losses(x, target, generator)

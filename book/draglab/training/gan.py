@@ -165,6 +165,7 @@ class GanTask(Task):
         ]
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The critic's loss, whose gradient is turned around for the generator, and now and then the R1 penalty."""
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
         real = 2 * views(self.photos[index], 1.0, generator) - 1
         fake = 2 * self._fakes(generator) - 1

@@ -84,6 +84,7 @@ class EncoderTask(Task):
         return encoder
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        """AdamW on all of the encoder."""
         return [torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)]
 
     @torch.no_grad()
@@ -98,6 +99,7 @@ class EncoderTask(Task):
         return torch.cat([fakes, views(self.photos[index], 1.0, generator)])
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Squared error of the pictures of the styles, plus the pull to common styles and, where weighted, ST-LPIPS."""
         x = self._images(step, generator)
         w = self.model(self._tokens(x)).float()
         y = self.generator.synthesis(w)

@@ -109,9 +109,11 @@ class InverseTask(Task):
         return self.client.tokens(h), self.defence.arrived(h)
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices between input and output, AdamW for everything else (see `muon_and_adamw`)."""
         return muon_and_adamw(self.model, config.lr, config.weight_decay, ("embed", "position", "mask_token", "head"))
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Mean squared error of the photos predicted from (defended) messages."""
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
         x = views(self.photos[index], self.recipe.crop, generator)
         tokens, mask = self._heard(x, generator)

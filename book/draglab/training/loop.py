@@ -116,6 +116,7 @@ class Task(ABC):
         return None
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        """What steps the weights; AdamW on all of them unless a task says otherwise."""
         return [torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)]
 
 

@@ -99,6 +99,18 @@ RECIPE = NopeekRecipe()
 
 
 class NopeekTask(Task):
+    """The zoo's classifier trained on with NoPeek's term: messages that depend less on the photo.
+
+    Attributes:
+        recipe: what is trained and how. batch: photos a step.
+        seed: of the batches. device: where the photos lie.
+        model: the zoo's client, of which one half or both learn. photos, val: training and validation photos, uint8 `(N, 3, H, W)`.
+        labels, val_labels: their classes, int64 `(N,)`.
+
+    Raises:
+        ValueError: the recipe cuts where this client has no block.
+    """
+
     def __init__(self, recipe: NopeekRecipe, batch: int, seed: int, device: torch.device):
         self.recipe, self.batch, self.seed, self.device = recipe, batch, seed, device
         self.model = ViTForImageClassification.from_pretrained(zoo.verify(zoo.CLIENT), dtype=torch.float32)
@@ -117,9 +129,11 @@ class NopeekTask(Task):
             parameter.requires_grad_(self.recipe.train == "both" or (self.recipe.train == "client") == sent)
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices between input and output, AdamW for everything else (see `muon_and_adamw`)."""
         return muon_and_adamw(self.model, config.lr, config.weight_decay, ("vit.embeddings", "classifier"))
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy plus `recipe.weight` times the distance correlation of photos and messages."""
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
         x, target = labelled_batch(self.photos, self.labels, index, self.recipe, len(CLASSES), generator)
         logits, h = self.answer(self.model, x)

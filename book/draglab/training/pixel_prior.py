@@ -84,6 +84,7 @@ def build(recipe: PixelRecipe) -> UNet2DModel:
 
 
 def noise_schedule() -> DDIMScheduler:
+    """The linear schedule of the first diffusion models (arXiv 2006.11239), a thousand steps."""
     return DDIMScheduler(
         beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False, set_alpha_to_one=False
     )

@@ -64,6 +64,7 @@ def build(recipe: PriorRecipe, latent_channels: int = 16, side: int = 8) -> UNet
 
 
 def noise_schedule() -> DDIMScheduler:
+    """The schedule of the latent prior: a thousand steps, scaled linear, from nearly no noise to nearly only noise."""
     return DDIMScheduler(
         beta_start=0.00255, beta_end=0.0192, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
     )
@@ -96,6 +97,7 @@ class PriorTask(Task):
             return self.vae.encode(2 * x - 1).latent_dist.mode().float() * self.scaling_factor
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices between input and output, AdamW for everything else (see `muon_and_adamw`)."""
         outside = ("conv_in", "conv_out", "time_embedding")
         return muon_and_adamw(self.model, config.lr, config.weight_decay, outside)
 
@@ -104,6 +106,7 @@ class PriorTask(Task):
         return (model(a.sqrt() * z + (1 - a).sqrt() * noise, t).sample.float() - noise).square().mean()
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Mean squared error of the predicted noise, at a random step for every image."""
         z = self._batch(step, generator)
         t = torch.randint(0, len(self.alpha_bar), (len(z),), generator=generator).to(z.device)
         noise = torch.randn(z.shape, generator=generator).to(z.device)

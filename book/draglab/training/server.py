@@ -78,9 +78,11 @@ class ServerTask(Task):
         self.val, self.val_labels = (t.to(device) for t in imagenette("val"))
 
     def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices between input and output, AdamW for everything else (see `muon_and_adamw`)."""
         return muon_and_adamw(self.model, config.lr, config.weight_decay, ("vit.embeddings", "classifier"))
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy of the server on defended messages."""
         index = batch_indices(len(self.photos), self.batch, step, self.seed)
         x, target = labelled_batch(self.photos, self.labels, index, self.recipe, len(CLASSES), generator)
         with torch.no_grad():
