@@ -90,10 +90,10 @@ config = {
 }[budget]
 film = chapter.Film(prior)  # keeps sixteen pictures of the attack at work
 
-found = drag(Message(h, client), prior, config, seeds=seed, callback=film)
+reconstruction = drag(Message(h, client), prior, config, seeds=seed, callback=film)
 
 # %% tags=["hide-input"]
-chapter.attack_in_words(found, config.label, device)
+chapter.attack_in_words(reconstruction, config.label, device)
 
 # %% [markdown]
 # Move the slider, with the mouse or with the arrow keys: it shows what the attacker believes the finished pictures to be, turn by
@@ -125,13 +125,13 @@ with torch.no_grad():
 pictures = {
     "photo": photos,
     "prior only": prior_only,
-    "rebuilt from h": found.images,
+    "rebuilt from h": reconstruction.images,
     "decoder ceiling": ceiling,
 }
 similarity = {kind: metrics.ms_ssim(shown, photos) for kind, shown in pictures.items()}
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows, one for each photo, of four pictures: the photo, what the prior draws without the message, the reconstruction, and the decoder's round trip of the photo", "classes": "dark-light"}, "figure": {"caption": "Photo, prior only, reconstruction from the message, decoder ceiling. Under each picture: MS-SSIM to the photo, which is 1 for the photo itself.", "name": "fig-quickstart"}}
-record_panel("reconstruction", found.images[:2], min_ssim=0.6)
+record_panel("reconstruction", reconstruction.images[:2], min_ssim=0.6)
 record_panel("ceiling", ceiling[:2], min_ssim=0.97)
 plots.image_rows(
     plots.by_photo(pictures.values(), names),
@@ -155,7 +155,7 @@ with torch.no_grad():
     distance = {kind: cosine_distance(own, target) for kind, own in tokens.items()}
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Curve of the IR distance of the attacker's estimate against the turn, one line per photo, with horizontal lines for prior-only pictures and for the decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "IR distance of the attacker's estimate, turn by turn. The attacker sees this curve, and not the dashed lines: for them one needs the photos.", "name": "fig-quickstart-distance"}}
-trace = found.trace["distance"]
+trace = reconstruction.trace["distance"]
 plots.curves(
     {name: trace[:, i] for i, name in enumerate(names)},
     range(1, len(trace) + 1),
@@ -186,7 +186,9 @@ ms_ssim, psnr, st_lpips = measures
 rebuilt = values["rebuilt from h"]
 record("ms_ssim_reconstruction", rebuilt[ms_ssim][:2], atol=0.06, direction="higher")
 record("st_lpips_reconstruction", rebuilt[st_lpips][:2], atol=0.06, direction="lower")
-record("distance_reconstruction", found.distance[:2], atol=0.03, direction="lower")
+record(
+    "distance_reconstruction", reconstruction.distance[:2], atol=0.03, direction="lower"
+)
 record(
     "psnr_ceiling",
     values["decoder ceiling"][psnr][:2],
@@ -206,18 +208,22 @@ chapter.share_read(similarity, names)
 # classes), with confidence intervals. They are recorded once, by a command, and drawn here from the stored numbers. The first
 # compares DRAG with plain optimisation of pixels (rMLE) on a published vision transformer that was cut deep.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean ST-LPIPS to the photo for DRAG, plain pixel optimisation and the three reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval, on a published ViT-S cut deep. 'DRAG' is DRAG (small, k=1), 'published settings' are DRAG (published, k=4). 'mean image' is the average training photo.", "name": "fig-quickstart-deep"}}
+# %% tags=["hide-input"]
 deep = study("deep")
-print(deep.origin)
+deep.origin
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean ST-LPIPS to the photo for DRAG, plain pixel optimisation and the three reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer), mean and 95 % interval, on a published ViT-S cut deep. 'DRAG' is DRAG (small, k=1), 'published settings' are DRAG (published, k=4). 'mean image' is the average training photo.", "name": "fig-quickstart-deep"}}
 deep.intervals("st_lpips")
 
 # %% [markdown]
 # The second asks whether the attack works at all where it should be easy: cut at the embeddings, nothing but a linear map separates
 # message and photo, and the published settings (4,000 turns) ought to come close to the decoder's ceiling. Do they?
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM to the photo for DRAG at the embeddings and for the three reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, DRAG (published) at the embeddings.", "name": "fig-quickstart-overfit"}}
+# %% tags=["hide-input"]
 overfit = study("overfit")
-print(overfit.origin)
+overfit.origin
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM to the photo for DRAG at the embeddings and for the three reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, DRAG (published) at the embeddings.", "name": "fig-quickstart-overfit"}}
 overfit.intervals("ms_ssim")
 
 # %% tags=["hide-input"]

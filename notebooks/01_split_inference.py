@@ -118,19 +118,21 @@ shifted[..., :4] = photos[..., :1]  # the left edge, drawn out over what the shi
 copies = {"blurred copy": blurred, "shifted copy": shifted}
 
 depths = list(range(0, 13, 2 if budget == "ci" else 1))
-found = []  # per depth: name -> mean, smallest and largest distance
+reactions = []  # per depth: name -> mean, smallest and largest distance
 for depth in depths:
     cut = load_client(at=f"block:{depth}")
-    found.append(chapter.reactions(cut, photos, copies))
+    reactions.append(chapter.reactions(cut, photos, copies))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves of IR distance against the block after which the model is cut: to another photo, with a band for the range over pairs, to a blurred copy and to a shifted copy", "classes": "dark-light"}, "figure": {"caption": "IR distance between a photo and another photo (band: smallest and largest of all pairs), its blurred copy, and its shifted copy, by depth of the cut. Means over four photos.", "name": "fig-ir-distance"}}
 measured = {
-    name: [at_depth[name][0] for at_depth in found]
+    name: [at_depth[name][0] for at_depth in reactions]
     for name in ("another photo", *copies)
 }
 for name, values in measured.items():
     record(f"ir_distance_{name.replace(' ', '_')}", values, atol=0.01)
-_, lows, highs = zip(*(at_depth["another photo"] for at_depth in found), strict=True)
+_, lows, highs = zip(
+    *(at_depth["another photo"] for at_depth in reactions), strict=True
+)
 plots.curves(
     measured,
     depths,
@@ -201,9 +203,11 @@ chapter.shuffled_table(client, plain, shuffled, gap, moved)
 # true one as the distance above says; compare it with the yardstick figure. What does this do to the attack? A longer run has measured it:
 # the same attack on validation photos, cut after block 6, tokens in order and tokens shuffled.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM of the attack on tokens in order, on shuffled tokens, and of the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, of an attack (DRAG: published, k=2) that does not know of the shuffling.", "name": "fig-shuffle"}}
+# %% tags=["hide-input"]
 shuffling = study("shuffle")
-print(shuffling.origin)
+shuffling.origin
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM of the attack on tokens in order, on shuffled tokens, and of the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, of an attack (DRAG: published, k=2) that does not know of the shuffling.", "name": "fig-shuffle"}}
 shuffling.intervals("ms_ssim")
 
 # %% [markdown]

@@ -260,9 +260,11 @@ chapter.card_table()
 # How close are the samples to photos, in numbers? A longer run compares a thousand samples with validation photos in the features of another
 # network (kernel distance, lower is closer). Training photos give the floor, the same prior before training the other end.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Three dots with bars: the kernel distance to validation photos of training photos, of the prior's samples, and of an untrained prior's samples", "classes": "dark-light"}, "figure": {"caption": "Recorded: kernel distance to validation photos, with 1.96 standard errors.", "name": "fig-kernel-distance"}}
+# %% tags=["hide-input"]
 models = study("models")
-print(models.origin)
+models.origin
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Three dots with bars: the kernel distance to validation photos of training photos, of the prior's samples, and of an untrained prior's samples", "classes": "dark-light"}, "figure": {"caption": "Recorded: kernel distance to validation photos, with 1.96 standard errors.", "name": "fig-kernel-distance"}}
 models.show(chapter.kernel_distances)
 
 # %% [markdown]
@@ -271,7 +273,9 @@ models.show(chapter.kernel_distances)
 
 # %% tags=["hide-input"]
 noise_loss = study("noise")
-print(noise_loss.origin)
+noise_loss.origin
+
+# %% tags=["hide-input"]
 noise_loss.show(chapter.noise_loss_table)
 
 # %% tags=["hide-input"]

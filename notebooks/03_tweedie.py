@@ -101,10 +101,10 @@ for a_t in (0.9, 0.6, 0.2):
     log_p = torch.logsumexp(torch.stack(sides), 0)
     (score,) = torch.autograd.grad(log_p.sum(), z)
 
-    found = schedule.tweedie(z.detach(), -((1 - a_t) ** 0.5) * score, a_t)
+    estimate = schedule.tweedie(z.detach(), -((1 - a_t) ** 0.5) * score, a_t)
     truth = torch.tanh(a_t**0.5 * z.detach() / (1 - a_t))
-    largest = max(largest, float((found - truth).abs().max()))
-    estimates[f"signal's share {a_t}"] = found
+    largest = max(largest, float((estimate - truth).abs().max()))
+    estimates[f"signal's share {a_t}"] = estimate
 
 # %% tags=["hide-input"]
 record("coin_error", largest, atol=1e-10, direction="lower")
@@ -260,9 +260,11 @@ pages.source(schedule.renoise)
 # Is it worth $k$ times the price? A longer run cut the client after its last block and attacked with $k = 1$ and with $k = 16$, for the
 # same number of steps.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM of the attack with one and with sixteen turns per step, and of the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, of DRAG (published settings but for k) after block 12.", "name": "fig-recurrence"}}
+# %% tags=["hide-input"]
 recurrence = study("recurrence")
-print(recurrence.origin)
+recurrence.origin
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a confidence bar per method: mean MS-SSIM of the attack with one and with sixteen turns per step, and of the reference rows", "classes": "dark-light"}, "figure": {"caption": "Recorded: MS-SSIM to the photo (higher is closer), mean and 95 % interval, of DRAG (published settings but for k) after block 12.", "name": "fig-recurrence"}}
 recurrence.intervals("ms_ssim")
 
 # %% [markdown]

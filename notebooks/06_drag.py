@@ -176,8 +176,8 @@ def keep(state):
     last["x0_hat"] = state.x0_hat
 
 
-found = drag(Message(h, client), prior, config, seeds=seed, callback=keep)
-found
+reconstruction = drag(Message(h, client), prior, config, seeds=seed, callback=keep)
+reconstruction
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows, one for each photo, of four pictures: the photo, a sample of the prior alone, the reconstruction at the embeddings, and the decoder's round trip", "classes": "dark-light"}, "figure": {"caption": "DRAG at the embeddings, a short run. Under each picture: MS-SSIM to the photo and IR distance to the message.", "name": "fig-overfit"}}
 with torch.no_grad():
@@ -189,7 +189,7 @@ ours = f"DRAG ({config.label})"
 shown = {
     "photo": photos,
     "prior only": prior_only,
-    ours: found.images,
+    ours: reconstruction.images,
     "decoder ceiling": ceiling,
 }
 similarity = {name: metrics.ms_ssim(images, photos) for name, images in shown.items()}
@@ -199,7 +199,7 @@ distance = {
 record("ms_ssim_overfit", similarity[ours], atol=0.08, direction="higher")
 record("distance_overfit", distance[ours], atol=0.05, direction="lower")
 record("distance_ceiling", distance["decoder ceiling"], atol=0.01)
-record_panel("overfit", found.images, min_ssim=0.6)
+record_panel("overfit", reconstruction.images, min_ssim=0.6)
 under = [
     pages.captions(similarity[row].tolist(), distance[row].tolist())
     for row in list(shown)[1:]
@@ -216,7 +216,7 @@ plots.image_rows(
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two curves, one per photo, of the IR distance against the turn, with horizontal lines for the prior alone and the decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "IR distance of the estimate (logarithmic), turn by turn, at the embeddings. The lines need the photos; the attacker does not see them.", "name": "fig-overfit-trace"}}
 turns = config.num_steps * config.recurrence
 plots.curves(
-    {name: found.trace["distance"][:, i] for i, name in enumerate(names)},
+    {name: reconstruction.trace["distance"][:, i] for i, name in enumerate(names)},
     range(1, turns + 1),
     xlabel="turn",
     ylabel="IR distance",
@@ -257,7 +257,7 @@ with torch.no_grad():
     cleaned = prior.decode(last["x0_hat"]).clamp(0, 1)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "One curve of the IR distance against the number of turns, with a band between the two photos, and a line for the decoder ceiling below it", "classes": "dark-light"}, "figure": {"caption": "Final IR distance (logarithmic) against the number of turns, at the embeddings. Mean and range of two photos.", "name": "fig-gap"}}
-final = torch.stack([run.distance for run in (short, found, long)])
+final = torch.stack([run.distance for run in (short, reconstruction, long)])
 record("distance_by_turns", final.mean(1), atol=0.05, direction="lower")
 plots.curves(
     {ours: final.mean(1)},
@@ -274,7 +274,7 @@ plots.curves(
 compared = {
     "prior only": prior_only,
     f"{ours}, {config.num_steps // 4 * config.recurrence} turns": short.images,
-    f"{ours}, {turns} turns": found.images,
+    f"{ours}, {turns} turns": reconstruction.images,
     f"{ours}, {3 * turns} turns": long.images,
     f"{3 * turns} turns, k = {3 * config.recurrence}": often.images,
     f"{turns} turns, last estimate decoded": cleaned,
@@ -454,11 +454,11 @@ plots.heat_maps(
 limit = {
     at: float(chapter.apart(ceiling[:1], photos, cut)[0]) for at, cut in cuts.items()
 }
-told = {
+evidence = {
     at: chapter.evidence(at, tries, photos[0], scores[at], maps, limit[at])
     for at, tries in samples.items()
 }
-bullets(sentence for sentences in told.values() for sentence in sentences)
+bullets(sentence for sentences in evidence.values() for sentence in sentences)
 
 # %% [markdown]
 # Two ways to be fooled by such a map. **Agreement is not truth.** Restarts can agree because the prior knows no

@@ -294,13 +294,13 @@ ways[plain] = grow(from_noise, 1.0, runs["from noise"])
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three curves of ST-LPIPS against the number of turns: from the guess with strengths 0.1 and 0.3, and from noise, and a flat line for the guess itself, on a logarithmic scale", "classes": "dark-light"}, "figure": {"caption": "ST-LPIPS to the photo (lower is closer) against the number of turns. Means over two photos.", "name": "fig-turns-saved"}}
 scores = {
-    way: [tables.score(run.images, photos) for run in made]
-    for way, made in {**ways, "guess": [guess]}.items()
+    way: [tables.score(run.images, photos) for run in grown]
+    for way, grown in {**ways, "guess": [guess]}.items()
 }
 quality = {
     metric: {
-        way: [float(torch.tensor(score[metric]).mean()) for score in found]
-        for way, found in scores.items()
+        way: [float(torch.tensor(score[metric]).mean()) for score in of_runs]
+        for way, of_runs in scores.items()
     }
     for metric in ("st_lpips", "psnr")
 }
@@ -380,21 +380,24 @@ began.show(chapter.chosen)
 # DRAG++ for equal seconds, with the strength that was chosen above.
 
 # %% tags=["hide-input"]
-found = {"in-house ViT": study("baselines-vit"), "ViT-S": study("baselines-focus")}
-for name, baselines in found.items():
+comparisons = {
+    "in-house ViT": study("baselines-vit"),
+    "ViT-S": study("baselines-focus"),
+}
+for name, baselines in comparisons.items():
     print(f"{name}: {baselines.origin}")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of ST-LPIPS against the block at which the in-house transformer is cut, for DRAG++, DRAG and the inverse network, with bands and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against depth, in-house ViT. Mean and 95 % interval.", "name": "fig-dragpp-vit"}}
-found["in-house ViT"].show(chapter.over_depth, "st_lpips")
+comparisons["in-house ViT"].show(chapter.over_depth, "st_lpips")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of ST-LPIPS against the block at which the published ViT-S is cut, for DRAG++, DRAG and the inverse network, with bands and horizontal lines for prior only and decoder ceiling", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS to the photo (lower is closer) against depth, published ViT-S. Mean and 95 % interval.", "name": "fig-dragpp-focus"}}
-found["ViT-S"].show(chapter.over_depth, "st_lpips")
+comparisons["ViT-S"].show(chapter.over_depth, "st_lpips")
 
 # %% tags=["hide-input"]
-chapter.duels(found)
+chapter.duels(comparisons)
 
 # %% tags=["hide-input"]
-print(*chapter.duels_won(found), sep="\n")
+print(*chapter.duels_won(comparisons), sep="\n")
 
 # %% [markdown]
 # ## Summary

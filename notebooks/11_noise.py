@@ -200,7 +200,11 @@ for scale in (0.0, *GAUSSIAN):
 
 # %% tags=["hide-input"]
 gaps = chapter.margins(distances, [list(demo).index(name) for name in names])
-record("margin", [sum(found) / len(found) for found in gaps.values()], atol=0.04)
+record(
+    "margin",
+    [sum(of_guesses) / len(of_guesses) for of_guesses in gaps.values()],
+    atol=0.04,
+)
 print(chapter.nearest_count(gaps))
 chapter.margin_table(distances, gaps, names, list(demo))
 
@@ -359,9 +363,11 @@ plots.image_rows(
 )
 
 # %% tags=["hide-input"]
-found = float(runs["noise, unaware"].distance.mean())
+reached = float(runs["noise, unaware"].distance.mean())
 print(
-    *chapter.on_two_photos(similarity, found, apart_from(received["noise, unaware"].h)),
+    *chapter.on_two_photos(
+        similarity, reached, apart_from(received["noise, unaware"].h)
+    ),
     sep="\n",
 )
 

@@ -238,11 +238,11 @@ pages.source(reorder)
 
 # %% tags=["hide-input"]
 try:
-    public, told = public_tokens(client).float().to(device), "32 validation photos"
+    public, tested_on = public_tokens(client).float().to(device), "32 validation photos"
     with torch.no_grad():
         tested = client(data.pick("val", 32, seed=seed)[0].to(device))
 except FileNotFoundError:
-    public, told = (
+    public, tested_on = (
         guesses[[i for i in range(len(guesses)) if i not in right]],
         "the two photos, as an illustration",
     )
@@ -256,7 +256,7 @@ apart_by_place = torch.cdist(tested[:, prefix:], means.expand(len(tested), -1, -
 by_means = match(apart_by_place)
 
 # %% tags=["hide-input"]
-chapter.landed(told, {"mean tokens": by_means}, side)
+chapter.landed(tested_on, {"mean tokens": by_means}, side)
 
 # %% [markdown]
 # The reply of the authors of DRAG (arXiv 2509.11724) trains a classifier of positions on public photos, and lets the Hungarian method turn its
@@ -273,7 +273,7 @@ pages.source(PositionNetwork, reordered)
 # %% tags=["hide-input"]
 positions = chapter.cached_positions(client)
 print(*chapter.positions_in_words(positions, client), sep="\n")
-chapter.classified(told, positions, tested, side)
+chapter.classified(tested_on, positions, tested, side)
 
 # %% [markdown]
 # ### Left or right
@@ -327,8 +327,8 @@ for share in SHARES:
     sent = defend(drop, h, secret)[0]
     for i, name in enumerate(names):
         received = drop.receive(sent[i : i + 1])
-        told = utility.consequence(client, h[i : i + 1], received)
-        print(f"{name}, {share:.0%} dropped: {told}.")
+        consequence = utility.consequence(client, h[i : i + 1], received)
+        print(f"{name}, {share:.0%} dropped: {consequence}.")
 
 # %% [markdown]
 # ### What the mask is worth
@@ -378,7 +378,11 @@ def different(messages):
 pooled = {k: [different(mixed[:k, i]) for i in range(len(h))] for k in counts}
 
 # %% tags=["hide-input"]
-record("pooled_tokens", [sum(found) / len(found) for found in pooled.values()], atol=4)
+record(
+    "pooled_tokens",
+    [sum(numbers) / len(numbers) for numbers in pooled.values()],
+    atol=4,
+)
 chapter.pooled_table(pooled, names, patches)
 
 # %% [markdown]
@@ -448,12 +452,12 @@ for label in ("rotation with Q1 = 1", "permutation"):
 
 # %% tags=["hide-input"]
 errors = {
-    label: float((found.matrix - bases[label].matrix).abs().max())
-    for label, found in recovered.items()
+    label: float((basis.matrix - bases[label].matrix).abs().max())
+    for label, basis in recovered.items()
 }
 back = {
-    label: float((found.receive(turned[label]) - h).abs().max() / h.abs().max())
-    for label, found in recovered.items()
+    label: float((basis.receive(turned[label]) - h).abs().max() / h.abs().max())
+    for label, basis in recovered.items()
 }
 record("recovered_q_error", list(errors.values()), atol=1e-5)
 print(chapter.recovered_in_words(errors))
@@ -521,8 +525,8 @@ got = {
     for recipe, limited in sent.items()
 }
 lost = {
-    recipe: float((found - h).square().mean() / h.square().mean())
-    for recipe, found in got.items()
+    recipe: float((arrived - h).square().mean() / h.square().mean())
+    for recipe, arrived in got.items()
 }
 bits = {recipe: limited.bits for recipe, limited in sent.items()}
 print(*chapter.useful_bits(bits), sep="\n")

@@ -210,8 +210,10 @@ pages.table(
 x = gaussian(512, 1, stream=40)
 parabola = {}
 for kind in ("euclid", "squared"):
-    found = distance_correlation(x, x**2, dx=kind, dz=kind, unbiased=True, root=False)
-    parabola[kind] = float(found)
+    correlation = distance_correlation(
+        x, x**2, dx=kind, dz=kind, unbiased=True, root=False
+    )
+    parabola[kind] = float(correlation)
 
 centred = [a.cpu().flatten(1) - a.cpu().flatten(1).mean(0) for a in (pieces, messages)]
 k, g = (a @ a.T for a in centred)

@@ -260,14 +260,17 @@ def measured_cost(defence):
 costs = []
 for strength in (0.1, 0.3, 1.0, 2.0):
     predicted = factors.cost(factors.isotropic(strength)) / 2
-    found = {kind: measured_cost(noise(kind, strength)) for kind in kinds}
-    costs.append((strength, predicted, found))
+    by_kind = {kind: measured_cost(noise(kind, strength)) for kind in kinds}
+    costs.append((strength, predicted, by_kind))
 
 # %% tags=["hide-input"]
 header = ["strength", "predicted (nats)", *(f"measured, {kind}" for kind in kinds)]
 pages.table(
     header,
-    [[strength, predicted, *found.values()] for strength, predicted, found in costs],
+    [
+        [strength, predicted, *by_kind.values()]
+        for strength, predicted, by_kind in costs
+    ],
 )
 
 # %% tags=["hide-input"]

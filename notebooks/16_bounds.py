@@ -117,19 +117,19 @@ def bound(std, size):
     return gallery_mmse(numbers, numbers, Gaussian(float(std)), **options)
 
 
-found = {size: [bound(std, size) for std in stds] for size in (100, 1000, 4000)}
+in_galleries = {size: [bound(std, size) for std in stds] for size in (100, 1000, 4000)}
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Curves of the squared error against the information in nats: the exact smallest error, gallery bounds of three sizes below it that fall to zero one after the other, and the entropy bound", "classes": "dark-light"}, "figure": {"caption": "Gaussian numbers, where the truth is known: the smallest possible error, three gallery bounds and the bound through the entropy, against the information in a message. Values below 0.0001 are drawn there.", "name": "fig-bounds-gaussian"}}
-chapter.numbers_figure(nats, posterior, found)
+chapter.numbers_figure(nats, posterior, in_galleries)
 
 # %% tags=["hide-input"]
-shares = chapter.shares_of_truth(exact, found)
+shares = chapter.shares_of_truth(exact, in_galleries)
 record("share_of_mmse_at_weakest", shares[4000][0], atol=0.15)
 record("share_of_mmse_at_strongest", shares[4000][-1], atol=0.1)
 chapter.shares_table(nats, exact, shares)
 
 # %% tags=["hide-input"]
-chapter.validity_in_words(nats, exact, found)
+chapter.validity_in_words(nats, exact, in_galleries)
 
 # %% [markdown]
 # This is where the bound is **vacuous**: once a message carries about $\ln N$ nats, the attacker with the gallery knows

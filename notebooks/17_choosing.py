@@ -148,8 +148,8 @@ chapter.three_attackers_in_words(far)
 pages.source(frontier.Point)
 
 # %% tags=["hide-input"]
-found = chapter.gather()
-chapter.origins(found)
+defences = chapter.gather()
+chapter.origins(defences)
 
 # %% [markdown]
 # ## The strongest attacker, and what nothing beats
@@ -174,13 +174,13 @@ pages.source(frontier.worst_attack, frontier.frontier)
 # attacker that was tried. Both figures have the same axes. Up is private, right is useful.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Scatter of accuracy against ST-LPIPS, one point with bars per defence, coloured by family, for an attacker who does not know of the defence", "classes": "dark-light"}, "figure": {"caption": "Recorded, attacker unaware: accuracy against ST-LPIPS to the photo (higher is more private), with 95 % intervals. Named: what no other defence beats.", "name": "fig-pareto-unaware"}}
-chapter.unaware_figure(found)
+chapter.unaware_figure(defences)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The same scatter of accuracy against ST-LPIPS with the same axes, for the strongest attacker tried on each defence", "classes": "dark-light"}, "figure": {"caption": "Recorded, strongest attacker tried: the same defences and axes. Named: what no other defence beats.", "name": "fig-pareto-strongest"}}
-chapter.strongest_figure(found)
+chapter.strongest_figure(defences)
 
 # %% tags=["hide-input"]
-chapter.frontier_in_words(found)
+chapter.frontier_in_words(defences)
 
 # %% [markdown]
 # ### How much it flatters
@@ -190,10 +190,10 @@ chapter.frontier_in_words(found)
 # barely above 0 may be the luck of that choice.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "One dot with a bar per defence: the difference in ST-LPIPS between the unaware attacker and the strongest", "classes": "dark-light"}, "figure": {"caption": "Recorded: ST-LPIPS of the unaware attacker minus that of the strongest, on the same photos, with 95 % interval. Defences whose strongest attacker is the unaware one are left out.", "name": "fig-flattery"}}
-chapter.flattery_figure(found)
+chapter.flattery_figure(defences)
 
 # %% tags=["hide-input"]
-chapter.flattery_in_words(found)
+chapter.flattery_in_words(defences)
 
 # %% [markdown]
 # The last line has two readings. Either there is nothing to adapt to, as with a client whose weights *are* the defence
@@ -208,7 +208,7 @@ chapter.flattery_in_words(found)
 pages.source(BaseDefence)
 
 # %% tags=["hide-input"]
-chapter.costs_table(found)
+chapter.costs_table(defences)
 
 # %% [markdown]
 # The intervals of the loss treat the two accuracies as independent. They were measured on the same photos, so the true
@@ -217,10 +217,10 @@ chapter.costs_table(found)
 # And what leaks, to one message. MS-SSIM and retrieval are high when much leaks, ST-LPIPS is low.
 
 # %% tags=["hide-input"]
-chapter.leaks_table(found)
+chapter.leaks_table(defences)
 
 # %% tags=["hide-input"]
-chapter.retrieval_table(found)
+chapter.retrieval_table(defences)
 
 # %% [markdown]
 # Names with `lambda0` or "no mask" are controls, not defences: the same training without the term that is meant to
@@ -257,7 +257,7 @@ chapter.paper_in_words()
 pages.source(frontier.affordable)
 
 # %% tags=["hide-input"]
-chosen = chapter.choices(found)
+chosen = chapter.choices(defences)
 chapter.choices_table(chosen)
 
 # %% tags=["hide-input"]
@@ -273,7 +273,7 @@ chapter.choices_in_words(chosen)
 # after a lost connection, gives them more. Where more messages were tried:
 
 # %% tags=["hide-input"]
-chapter.messages_table(found)
+chapter.messages_table(defences)
 
 # %% tags=["hide-input"]
 chapter.verdicts("queries-undo-noise")
@@ -314,7 +314,7 @@ chapter.verdicts("gallery-bound-holds", "bit-budget")
 # What the recorded studies can fill in, for the choice at two points:
 
 # %% tags=["hide-input"]
-chapter.audit_card(found, chosen.get(2), client.h_shape)
+chapter.audit_card(defences, chosen.get(2), client.h_shape)
 
 # %% [markdown]
 # ## Summary

@@ -63,11 +63,11 @@ class Film:
         return stepper(torch.stack(self.frames), self.labels, title=title, width=width)
 
 
-def attack_in_words(found: Reconstruction, settings: str, device: str) -> Line:
+def attack_in_words(attack: Reconstruction, settings: str, device: str) -> Line:
     """Who attacked, with which settings of DRAG, and what it cost."""
     return Line(
-        f"The attacker: {found.threat}. DRAG ({settings}) took {found.nfe} turns and {found.seconds:.0f} s "
-        f"for {len(found.images)} photos on {device}."
+        f"The attacker: {attack.threat}. DRAG ({settings}) took {attack.nfe} turns and {attack.seconds:.0f} s "
+        f"for {len(attack.images)} photos on {device}."
     )
 
 

@@ -113,9 +113,11 @@ def _measured(values: Mapping[str, Mapping[str, Any]]) -> str:
 
 def kernel_distances(models: Study) -> Figure:
     """Kernel distance to validation photos of training photos, of samples, and of an untrained prior's samples."""
-    found = models.rows["kernel_distance"]
-    margin = {name: 1.96 * of["standard_error"] for name, of in found.items()}
-    values = {name: (of["value"], of["value"] - margin[name], of["value"] + margin[name]) for name, of in found.items()}
+    distances = models.rows["kernel_distance"]
+    margin = {name: 1.96 * of["standard_error"] for name, of in distances.items()}
+    values = {
+        name: (of["value"], of["value"] - margin[name], of["value"] + margin[name]) for name, of in distances.items()
+    }
     return plots.intervals(values, "kernel distance")
 
 

@@ -99,8 +99,8 @@ def price_of_a_turn(ways: Mapping[str, Reconstruction], prior: LatentPrior, clie
 
 def shell_table(spread: Mapping[int, float]) -> pages.Table:
     """Dimensions -> deviation of the length of Gaussian noise, in units of the radius, beside what theory says."""
-    found = [[f"n = {n:,}", deviation, 1 / math.sqrt(2 * n)] for n, deviation in spread.items()]
-    return pages.table(["dimensions", "standard deviation of the radius", "1 / sqrt(2 n)"], found)
+    rows = [[f"n = {n:,}", deviation, 1 / math.sqrt(2 * n)] for n, deviation in spread.items()]
+    return pages.table(["dimensions", "standard deviation of the radius", "1 / sqrt(2 n)"], rows)
 
 
 class Plane:
@@ -139,11 +139,11 @@ def radius_table(radii: Mapping[str, Sequence[float]], rates: Sequence[float], s
         radii: kind -> distances, one per rate. rates: of the columns. size: numbers of a latent.
     """
     deviation = 1 / math.sqrt(2 * size)
-    found = [
+    rows = [
         [name, *(f"{r:.3f} ({abs(r - 1) / deviation:.0f})" for r in distances)] for name, distances in radii.items()
     ]
     return pages.table(
-        ["distance from the mean, in r (in deviations off the shell)", *(f"w = {w}" for w in rates)], found
+        ["distance from the mean, in r (in deviations off the shell)", *(f"w = {w}" for w in rates)], rows
     )
 
 
@@ -170,26 +170,26 @@ def at_limits(images: Tensor) -> float:
 
 
 def rate_table(
-    found: Mapping[float, Reconstruction], similarity: Mapping[float, Tensor], photos: Tensor
+    attacks: Mapping[float, Reconstruction], similarity: Mapping[float, Tensor], photos: Tensor
 ) -> pages.Table:
     """Guidance rate -> IR distance, MS-SSIM and share of extreme colour values, means over the photos `(B, 3, H, W)`."""
     table: list[list[object]] = [
         [f"rate {rate}", float(run.distance.mean()), float(similarity[rate].mean()), f"{at_limits(run.images):.0%}"]
-        for rate, run in found.items()
+        for rate, run in attacks.items()
     ]
     table.append(["the photos", 0.0, 1.0, f"{at_limits(photos):.0%}"])
     return pages.table(["mean of two photos", "IR distance", "MS-SSIM", "values at black or white"], table)
 
 
 def too_little_too_much(
-    found: Mapping[float, Reconstruction], similarity: Mapping[float, Tensor], photos: Tensor, turns: int
+    attacks: Mapping[float, Reconstruction], similarity: Mapping[float, Tensor], photos: Tensor, turns: int
 ) -> Line:
     """Which rate the attacker would choose and which we would, whether any is over-driven, and what rate 1 adds to 0.5.
 
     Args:
-        found: rate -> the attack. similarity: rate -> MS-SSIM `(B,)`. photos: `(B, 3, H, W)`. turns: of every attack.
+        attacks: rate -> the attack. similarity: rate -> MS-SSIM `(B,)`. photos: `(B, 3, H, W)`. turns: of every attack.
     """
-    reached, similar = _distances(found), {rate: float(values.mean()) for rate, values in similarity.items()}
+    reached, similar = _distances(attacks), {rate: float(values.mean()) for rate, values in similarity.items()}
     best, nearest = min(reached, key=lambda rate: reached[rate]), max(similar, key=lambda rate: similar[rate])
     sentences = [
         f"Smallest IR distance, which the attacker sees: rate {best}. "
@@ -199,7 +199,7 @@ def too_little_too_much(
         sentences.append(
             f"The published rate is 0.2, for 4,000 turns. These {turns} turns do better with {nearest} on these photos."
         )
-    driven = [str(rate) for rate, run in found.items() if at_limits(run.images) > 2 * at_limits(photos)]
+    driven = [str(rate) for rate, run in attacks.items() if at_limits(run.images) > 2 * at_limits(photos)]
     if driven:
         sentences.append(
             f"More than twice as many values at black or white as in the photos: rate {', '.join(driven)}. Over-driven."
@@ -216,8 +216,8 @@ def too_little_too_much(
 
 def longest_table(longer: Mapping[float, Tensor]) -> pages.Table:
     """Guidance rate -> the greatest length of the latent, relative to the unguided one; lines `(turns,)`."""
-    found = [[f"rate {rate}", f"{float(line.max()):.2f}"] for rate, line in longer.items()]
-    return pages.table(["guidance", "up to so many times as long as an unguided latent"], found)
+    rows = [[f"rate {rate}", f"{float(line.max()):.2f}"] for rate, line in longer.items()]
+    return pages.table(["guidance", "up to so many times as long as an unguided latent"], rows)
 
 
 def known_lengths(longest: float) -> Line:

@@ -117,9 +117,9 @@ class Suspects(NamedTuple):
     ceiling: Outcome
 
 
-def blame(found: Suspects, recurrence: int) -> Line:
+def blame(suspects: Suspects, recurrence: int) -> Line:
     """Which suspect the outcomes point at. recurrence: turns per step of the middle run."""
-    short, middle, long, often, cleaned, ceiling = found
+    short, middle, long, often, cleaned, ceiling = suspects
     ratio = (1 - ceiling.ms_ssim) / (1 - long.ms_ssim)
     again = f"The threefold turns spent on going back, k = {3 * recurrence}: IR distance {often.distance:.3f}. "
     if often.distance > middle.distance - 0.01:
@@ -166,14 +166,14 @@ def recorded_overfit(study: Study) -> Line:
     )
 
 
-def recorded_search(study: Study, found: Suspects, turns: int) -> Line:
+def recorded_search(study: Study, suspects: Suspects, turns: int) -> Line:
     """Whether the recorded search has a part in the gap, measured by the ceiling's pictures of this page's two photos.
 
     Args:
-        found: of this page. turns: of its longest run.
+        suspects: of this page. turns: of its longest run.
     """
     ending = torch.tensor(study.rows["DRAG"]["distance"])
-    best, long = found.ceiling.distance, found.long
+    best, long = suspects.ceiling.distance, suspects.long
     if float(ending.min()) > best:
         finding = "Not one photo's message was fitted that well: the search has a part in the gap of every photo."
     elif float(ending.mean()) > best:

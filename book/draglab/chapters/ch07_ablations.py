@@ -87,8 +87,8 @@ def against_readout(study: Study) -> Line:
 
 def differences(study: Study) -> Figure:
     """ST-LPIPS of every variant minus DRAG's, photo by photo."""
-    found = study.differences("DRAG", "st_lpips")
-    return plots.intervals({"DRAG": 0.0, **found}, "ST-LPIPS minus DRAG's")
+    gaps = study.differences("DRAG", "st_lpips")
+    return plots.intervals({"DRAG": 0.0, **gaps}, "ST-LPIPS minus DRAG's")
 
 
 def verdicts(study: Study) -> pages.Table:

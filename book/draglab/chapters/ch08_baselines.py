@@ -380,6 +380,6 @@ def retrieval(study: Study) -> Figure:
 
 def easiest(study: Study) -> Line:
     """The method that finds its photo most often, beside chance."""
-    found = {name: share for name, share in _found_first(study).items() if name != "photo"}
-    best = max(found, key=lambda name: found[name][0])
-    return Line(f"Found most often: {best}, {found[best][0]:.0%} of the photos. Chance: one in a thousand, or 0.1 %.")
+    shares = {name: share for name, share in _found_first(study).items() if name != "photo"}
+    best = max(shares, key=lambda name: shares[name][0])
+    return Line(f"Found most often: {best}, {shares[best][0]:.0%} of the photos. Chance: one in a thousand, or 0.1 %.")

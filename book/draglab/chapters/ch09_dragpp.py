@@ -252,19 +252,19 @@ def over_depth(baselines: Study, metric: str) -> Figure | Line:
     )
 
 
-def duels(found: Mapping[str, Study]) -> pages.Table:
+def duels(studies: Mapping[str, Study]) -> pages.Table:
     """DRAG++ minus DRAG and minus its own start, photo by photo, at each cut of each client."""
     rows = [
         [client, rival, cut, metrics.LABELS[metric], f"{gap.mean:+.3f}", f"{gap.low:+.3f} to {gap.high:+.3f}", word]
-        for client, rival, cut, metric, gap, word in _fought(found)
+        for client, rival, cut, metric, gap, word in _fought(studies)
     ]
     return pages.table(["client", "rival", "cut", "metric", "DRAG++ - rival", "95 % interval", "DRAG++ is"], rows)
 
 
-def duels_won(found: Mapping[str, Study]) -> list[str]:
+def duels_won(studies: Mapping[str, Study]) -> list[str]:
     """Sentences: at how many cuts DRAG++ is better than each rival."""
     verdicts: dict[tuple[str, str, str], list[str]] = {}
-    for client, rival, _, metric, _, word in _fought(found):
+    for client, rival, _, metric, _, word in _fought(studies):
         verdicts.setdefault((client, rival, metrics.LABELS[metric]), []).append(word)
     return [
         f"{client}, {metric}: DRAG++ better than {rival} at {words.count('better')} of {len(words)} cuts, "
@@ -273,10 +273,10 @@ def duels_won(found: Mapping[str, Study]) -> list[str]:
     ]
 
 
-def _fought(found: Mapping[str, Study]) -> list[tuple[Any, ...]]:
+def _fought(studies: Mapping[str, Study]) -> list[tuple[Any, ...]]:
     """(client, rival with its settings, cut, metric, interval of the difference, what it says of DRAG++)."""
     out = []
-    for client, baselines in found.items():
+    for client, baselines in studies.items():
         for rival in RIVALS:
             for cut in cuts(baselines):
                 for metric in ("st_lpips", "psnr"):

@@ -29,7 +29,7 @@ def widths(photos: Sequence[int] = (32, 400, 3925)) -> pages.Table:
     rows = []
     for n in photos:
         both = (intervals.wilson_interval(round(share * n), n) for share in (0.5, 0.9))
-        rows.append([n, *(f"{50 * (found.high - found.low):.1f} points" for found in both)])
+        rows.append([n, *(f"{50 * (interval.high - interval.low):.1f} points" for interval in both)])
     return pages.table(["photos", "half-width at 50 %", "half-width at 90 %"], rows)
 
 
@@ -47,8 +47,8 @@ def margins(distances: Mapping[float, Sequence[Tensor]], right: Sequence[int]) -
     """
     return {
         scale: [
-            float(torch.cat([found[:place], found[place + 1 :]]).min() - found[place])
-            for found, place in zip(of_photos, right, strict=True)
+            float(torch.cat([apart[:place], apart[place + 1 :]]).min() - apart[place])
+            for apart, place in zip(of_photos, right, strict=True)
         ]
         for scale, of_photos in distances.items()
     }
@@ -62,9 +62,9 @@ def margin_table(
 ) -> pages.Table:
     """The distances of all guesses to every message, and the margins that `margins` gives."""
     rows = [
-        [f"{name}, strength {scale:g}", *found.tolist(), f"{gap:+.3f}"]
+        [f"{name}, strength {scale:g}", *apart.tolist(), f"{gap:+.3f}"]
         for scale in distances
-        for name, found, gap in zip(names, distances[scale], gaps[scale], strict=True)
+        for name, apart, gap in zip(names, distances[scale], gaps[scale], strict=True)
     ]
     return pages.table(["IR distance of the guess", *guesses, "nearest wrong - right"], rows)
 
@@ -76,13 +76,13 @@ def predicted_margins(gaps: Mapping[float, Sequence[float]], rho: Mapping[float,
         gaps: strength -> margins, strength 0 among them. rho: strength -> variance of the noise over the mean square of a message.
     """
     plain = fmean(gaps[0.0])
-    rows = [[f"{s:g}", fmean(found), plain / (1 + rho[s]) ** 0.5] for s, found in gaps.items()]
+    rows = [[f"{s:g}", fmean(of_photos), plain / (1 + rho[s]) ** 0.5] for s, of_photos in gaps.items()]
     return pages.table(["strength", "margin", "predicted: margin without noise / √(1 + ρ)"], rows)
 
 
 def nearest_count(gaps: Mapping[float, Sequence[float]]) -> str:
     """In how many rows the right photo is the nearest, as a sentence."""
-    every = [gap for found in gaps.values() for gap in found]
+    every = [gap for of_photos in gaps.values() for gap in of_photos]
     return f"The right photo is nearest in {sum(gap > 0 for gap in every)} of {len(every)} rows."
 
 
@@ -115,12 +115,12 @@ def erasure_table(h: Tensor, erased: Tensor, share: float, mean: Mapping[int, Te
     return pages.table(["messages", "numbers seen", "predicted: 1 - pᵏ", "largest error of a seen number"], rows)
 
 
-def on_two_photos(similarity: Mapping[str, Tensor], found: float, truth: float) -> list[str]:
+def on_two_photos(similarity: Mapping[str, Tensor], reached: float, truth: float) -> list[str]:
     """Sentences on the live attacks.
 
     Args:
         similarity: attacker -> MS-SSIM of each photo.
-        found: IR distance to the noisy message of what the unaware attacker found. truth: the same, of the photo itself.
+        reached: IR distance to the noisy message of what the unaware attacker found. truth: the same, of the photo itself.
     """
     mean = {label: float(values.mean()) for label, values in similarity.items()}
     unaware = mean["noise, unaware"]
@@ -128,12 +128,12 @@ def on_two_photos(similarity: Mapping[str, Tensor], found: float, truth: float) 
         f"On these two photos noise takes {mean['undefended'] - unaware:+.2f} of MS-SSIM from the unaware attacker; "
         f"16 messages give {mean['noise, 16 averaged'] - unaware:+.2f} back.",
         f"Likelihood in the place of the angle, for one message: {mean['noise, likelihood'] - unaware:+.2f}.",
-        f"IR distance to the noisy message: {found:.3f} for what was found, {truth:.3f} for the photo itself.",
+        f"IR distance to the noisy message: {reached:.3f} for what was found, {truth:.3f} for the photo itself.",
     ]
-    if abs(found - truth) < 0.01:
+    if abs(reached - truth) < 0.01:
         lines.append("The two are equal to 0.01: the search is as near to the message as the truth is.")
         lines.append("What is left to fit is mostly noise.")
-    elif found < truth:
+    elif reached < truth:
         lines.append(
             "What was found fits the message better than the truth: a part of the noise was taken for the photo."
         )

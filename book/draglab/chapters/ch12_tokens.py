@@ -47,8 +47,8 @@ def nearest(
     out = []
     for i, place in enumerate(right):
         arrived = None if mask is None else mask[i : i + 1].expand(len(guesses), -1)
-        found = distance(guesses, message[i : i + 1].expand_as(guesses), arrived).clamp(min=0)
-        out.append((float(found[place]), float(torch.cat([found[:place], found[place + 1 :]]).min())))
+        apart = distance(guesses, message[i : i + 1].expand_as(guesses), arrived).clamp(min=0)
+        out.append((float(apart[place]), float(torch.cat([apart[:place], apart[place + 1 :]]).min())))
     return out
 
 
@@ -78,15 +78,15 @@ def places(side: int) -> tuple[Tensor, Tensor]:
     return own, own.view(side, side).flip(1).flatten()
 
 
-def landed(header: str, found: Mapping[str, Tensor], side: int) -> pages.Table:
+def landed(header: str, placed: Mapping[str, Tensor], side: int) -> pages.Table:
     """Shares of tokens that are put into their own place, into its mirror image, and elsewhere, with chance as the last row.
 
     Args:
-        found: who puts them -> the place of each token, `(B, side * side)`; tokens lie in order.
+        placed: who puts them -> the place of each token, `(B, side * side)`; tokens lie in order.
     """
     own, mirror = places(side)
     rows = {}
-    for who, put in found.items():
+    for who, put in placed.items():
         shares = [float((put.cpu() == place).double().mean()) for place in (own, mirror)]
         rows[who] = [*shares, 1 - sum(shares)]
     rows["chance"] = [share / len(own) for share in (1, 1, len(own) - 2)]
@@ -119,9 +119,9 @@ def positions_in_words(positions: Positions | None, client: SplitClient) -> list
             f"`python -m dragkit.adaptive.reorder --client {client.name} --at {client.at}` trains one.",
         ]
     lines = []
-    for what, found in positions.card["measured"].items():
-        low, high = found["ci"]
-        lines.append(f"{what}: {found['value']:.1%} [{low:.1%}, {high:.1%}], {found['n']} held-out training photos.")
+    for what, share in positions.card["measured"].items():
+        low, high = share["ci"]
+        lines.append(f"{what}: {share['value']:.1%} [{low:.1%}, {high:.1%}], {share['n']} held-out training photos.")
     return lines
 
 
@@ -164,7 +164,7 @@ def pooled_table(pooled: Mapping[int, Sequence[int]], names: Sequence[str], patc
     """How many different tokens of each photo so many messages brought, half of them dropped each time."""
     return pages.table(
         ["messages", *(f"{name}: different tokens" for name in names), "predicted: n (1 - pᵏ)"],
-        [[k, *found, f"{patches * (1 - 0.5**k):.0f}"] for k, found in pooled.items()],
+        [[k, *different, f"{patches * (1 - 0.5**k):.0f}"] for k, different in pooled.items()],
     )
 
 
@@ -246,8 +246,8 @@ SHUFFLES = tuple(f"shuffle, {reply}" for reply in (*ORDERS, "inverse network"))
 
 def _intervals(study: Study, labels: Sequence[str], metric: str) -> Figure:
     """A dot with its interval for those rows that were recorded."""
-    found = pages.summaries(study.data, metric)
-    return plots.intervals({label: found[label] for label in labels if label in found}, metrics.LABELS[metric])
+    intervals = pages.summaries(study.data, metric)
+    return plots.intervals({label: intervals[label] for label in labels if label in intervals}, metrics.LABELS[metric])
 
 
 def shuffled(study: Study, metric: str) -> Figure:

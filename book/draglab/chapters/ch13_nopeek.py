@@ -118,8 +118,8 @@ def trained(study: Study) -> pages.Table:
         if row.get("method") != "drag" or row["client"] not in row["models"]:
             continue
         model = row["models"][row["client"]]
-        found = [model["measured"][key]["value"] for key in ("correlation", "correlation_unbiased", "top1")]
-        rows.append([label, defence_study.changed(model, base) or "-", *found[:2], f"{found[2]:.1%}"])
+        values = [model["measured"][key]["value"] for key in ("correlation", "correlation_unbiased", "top1")]
+        rows.append([label, defence_study.changed(model, base) or "-", *values[:2], f"{values[2]:.1%}"])
     return pages.table(["client", "changed", "dCor as trained", "U-centred", "accuracy"], rows)
 
 
@@ -131,8 +131,8 @@ def ablation(study: Study) -> pages.Table:
             continue
         gap, word = "-", "the control" if label == CONTROL else "no control"
         if label != CONTROL and CONTROL in study.rows:
-            found = study.difference(label, CONTROL, "ms_ssim")
-            gap, word = signed(found), in_words(found, "ms_ssim")
+            difference = study.difference(label, CONTROL, "ms_ssim")
+            gap, word = signed(difference), in_words(difference, "ms_ssim")
         leak = [row[metric]["mean"] for metric in ("ms_ssim", "st_lpips")]
         first = f"{row['retrieval_top1'][0]:.0%}"
         rows.append([label, f"{row['accuracy'][0]:.1%}", *leak, first, gap, LEAKS.get(word, word)])

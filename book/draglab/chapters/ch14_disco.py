@@ -167,8 +167,8 @@ def masks_table(recorded: Study) -> pages.Table:
         if chance and label != chance:
             compared = leaks_in_words(recorded.difference(label, chance, METRIC), METRIC)
         measured = [row[metric]["mean"] for metric in (METRIC, "st_lpips")]
-        found = f"{row['retrieval_top1'][0]:.0%}"
-        table.append([mask, f"{row['accuracy'][0]:.1%}", row["reply"] or "unaware", *measured, found, compared])
+        first = f"{row['retrieval_top1'][0]:.0%}"
+        table.append([mask, f"{row['accuracy'][0]:.1%}", row["reply"] or "unaware", *measured, first, compared])
     header = ["mask", "accuracy", "strongest reply", "MS-SSIM", "ST-LPIPS", "found among 1,000", "than random channels"]
     return pages.table(header, table)
 

@@ -79,8 +79,8 @@ def cls_table(factors: Factors, shapes: Mapping[str, Tensor]) -> pages.Table:
 
 def costs_in_words(costs: Sequence[tuple[float, float, dict[str, float]]]) -> Line:
     """How well the prediction holds: (strength, predicted cost, kind of noise -> measured cost), one per strength."""
-    ratios = [measured / predicted for _, predicted, found in costs for measured in found.values()]
-    apart = max(max(found.values()) / min(found.values()) for _, _, found in costs)
+    ratios = [measured / predicted for _, predicted, by_kind in costs for measured in by_kind.values()]
+    apart = max(max(by_kind.values()) / min(by_kind.values()) for _, _, by_kind in costs)
     return sentences(
         [
             f"Measured over predicted lies between {min(ratios):.2f} and {max(ratios):.2f} over these strengths.",
@@ -242,8 +242,8 @@ def _summary(recorded: Study) -> Iterator[str]:
 
 def _gap(recorded: Study, a: str, b: str) -> tuple[str, str]:
     """Paired difference of MS-SSIM as text, and its verdict."""
-    found = recorded.difference(a, b, METRIC)
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", leaks_in_words(found, METRIC)
+    difference = recorded.difference(a, b, METRIC)
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]", leaks_in_words(difference, METRIC)
 
 
 def _percent(interval: Sequence[float]) -> str:

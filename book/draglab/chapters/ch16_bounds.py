@@ -43,8 +43,8 @@ def numbers_figure(nats: Tensor, posterior: Tensor, bounds: Mapping[int, Sequenc
         bounds: gallery size -> a bound per strength.
     """
     lines: dict[str, Any] = {"smallest possible": posterior.mean(1)}
-    for size, found in bounds.items():
-        lines[f"gallery, N = {size}"] = [max(float(bound.values.mean()), 1e-4) for bound in found]
+    for size, over_noise in bounds.items():
+        lines[f"gallery, N = {size}"] = [max(float(bound.values.mean()), 1e-4) for bound in over_noise]
     lines["entropy"] = posterior.log().mean(1).exp()
     return plots.curves(
         lines, nats, xlabel="information in a message (nats)", ylabel="mean squared error", points=True, log=True
@@ -54,8 +54,8 @@ def numbers_figure(nats: Tensor, posterior: Tensor, bounds: Mapping[int, Sequenc
 def shares_of_truth(truth: Tensor, bounds: Mapping[int, Sequence[GalleryBound]]) -> dict[int, list[float]]:
     """Gallery size -> the bound as a share of the smallest possible error `(strengths,)`, one per strength."""
     return {
-        size: [float(bound.values.mean() / error) for bound, error in zip(found, truth, strict=True)]
-        for size, found in bounds.items()
+        size: [float(bound.values.mean() / error) for bound, error in zip(over_noise, truth, strict=True)]
+        for size, over_noise in bounds.items()
     }
 
 
@@ -68,7 +68,7 @@ def shares_table(nats: Tensor, truth: Tensor, shares: Mapping[int, Sequence[floa
 
 def validity_in_words(nats: Tensor, truth: Tensor, bounds: Mapping[int, Sequence[GalleryBound]]) -> Line:
     """Whether a bound lies above the truth, and up to how many nats each gallery reaches half of it."""
-    pairs = {size: list(zip(nats, found, truth, strict=True)) for size, found in bounds.items()}
+    pairs = {size: list(zip(nats, over_noise, truth, strict=True)) for size, over_noise in bounds.items()}
     above = [size for size, rows in pairs.items() for _, bound, error in rows if bound.interval().low > error]
     lines = ["No bound lies above the truth by its interval."]
     if above:
@@ -255,7 +255,7 @@ def bounds_table(recorded: Study) -> pages.Table:
 
 
 def _bounds_row(level: Level, levels: Sequence[Level]) -> list[str]:
-    found = level["attacks"]
+    attacks = level["attacks"]
     return [
         f"{level['noise']:g}",
         f"{level['accuracy'][0]:.1%}",
@@ -264,7 +264,7 @@ def _bounds_row(level: Level, levels: Sequence[Level]) -> list[str]:
         _interval(level["bound"]),
         f"{level['posterior_sampler_bound'][0]:.4f}",
         f"{level['new_photos_bound'][0]:.4f}",
-        *(_interval(found[name]["ci"]) if name in found else "-" for name in _attacks(levels)),
+        *(_interval(attacks[name]["ci"]) if name in attacks else "-" for name in _attacks(levels)),
     ]
 
 

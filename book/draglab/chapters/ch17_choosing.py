@@ -86,13 +86,13 @@ def gather() -> Defences | None:
     return Defences(everything, plain, frontier.unaware(everything), frontier.worst_attack(everything))
 
 
-def origins(found: Defences | None) -> Line:
+def origins(defences: Defences | None) -> Line:
     """Where every study comes from, and how much they hold together."""
     lines = [f"{name}: {study(name).origin.text}" for name in frontier.STUDIES]
-    if found:
-        defences = {point.defence for point in found.everything if point is not found.plain}
+    if defences:
+        names = {point.defence for point in defences.everything if point is not defences.plain}
         lines.append(
-            f"Recorded here: {len(found.everything)} attacks on {len(defences)} defences. DRAG is {DRAG} in all of them."
+            f"Recorded here: {len(defences.everything)} attacks on {len(names)} defences. DRAG is {DRAG} in all of them."
         )
     return sentences(lines)
 
@@ -100,32 +100,35 @@ def origins(found: Defences | None) -> Line:
 # -- accuracy against what leaks -----------------------------------------------------------------------------------------
 
 
-def unaware_figure(found: Defences | None) -> Figure | Line:
+def unaware_figure(defences: Defences | None) -> Figure | Line:
     """Accuracy against ST-LPIPS of the unaware attacker."""
-    return _tradeoff(found, found.unaware) if found else NOTHING
+    return _tradeoff(defences, defences.unaware) if defences else NOTHING
 
 
-def strongest_figure(found: Defences | None) -> Figure | Line:
+def strongest_figure(defences: Defences | None) -> Figure | Line:
     """The same for the strongest attacker, with the same axes."""
-    return _tradeoff(found, found.strongest) if found else NOTHING
+    return _tradeoff(defences, defences.strongest) if defences else NOTHING
 
 
-def _tradeoff(found: Defences, attacks: Mapping[str, Point]) -> Figure:
-    points = over_accuracy(found, [attacks[name] for name in found.both])
+def _tradeoff(defences: Defences, attacks: Mapping[str, Point]) -> Figure:
+    points = over_accuracy(defences, [attacks[name] for name in defences.both])
     return plots.tradeoff(**points, xlabel="accuracy of the server", ylabel=metrics.LABELS[METRIC])
 
 
-def over_accuracy(found: Defences, attacks: Sequence[Point]) -> dict[str, Any]:
+def over_accuracy(defences: Defences, attacks: Sequence[Point]) -> dict[str, Any]:
     """Arguments of `plots.tradeoff`: points by family, names for those that nothing beats, axes that fit both figures."""
     unbeaten = {point.defence for point in frontier.frontier(attacks, METRIC)}
     series: dict[str, list[tuple[Interval, Interval, str]]] = {}
     for point in attacks:
         name = point.defence if point.defence in unbeaten else ""
         series.setdefault(point.family, []).append((point.accuracy, point.leaks[METRIC], name))
-    shown = [found.plain, *(known[name] for known in (found.unaware, found.strongest) for name in found.both)]
+    shown = [
+        defences.plain,
+        *(known[name] for known in (defences.unaware, defences.strongest) for name in defences.both),
+    ]
     accuracies = [end for point in shown for end in point.accuracy]
     distances = [end for point in shown for end in point.leaks[METRIC]]
-    levels = {"undefended": found.plain.leaks[METRIC].mean}
+    levels = {"undefended": defences.plain.leaks[METRIC].mean}
     if prior := frontier.references().get(defence_study.PRIOR):
         levels[defence_study.PRIOR] = prior[METRIC].mean
     top = max(*distances, *levels.values())
@@ -133,13 +136,13 @@ def over_accuracy(found: Defences, attacks: Sequence[Point]) -> dict[str, Any]:
     return {"points": series, "levels": levels, "limits": limits}
 
 
-def frontier_in_words(found: Defences | None) -> Line:
+def frontier_in_words(defences: Defences | None) -> Line:
     """Which defences nothing beats, for an unaware attacker and for the strongest."""
-    if not found:
+    if not defences:
         return Line("No study has been recorded here, so this page has no figure and no verdict.")
     before, after = (
-        [point.defence for point in frontier.frontier([attacks[name] for name in found.both], METRIC)]
-        for attacks in (found.unaware, found.strongest)
+        [point.defence for point in frontier.frontier([attacks[name] for name in defences.both], METRIC)]
+        for attacks in (defences.unaware, defences.strongest)
     )
     fell = [name for name in before if name not in after]
     return sentences(
@@ -151,27 +154,29 @@ def frontier_in_words(found: Defences | None) -> Line:
     )
 
 
-def flattery(found: Defences) -> dict[str, Interval]:
+def flattery(defences: Defences) -> dict[str, Interval]:
     """Defence -> how much closer its strongest attacker gets than the unaware one; only where any does, the most first."""
-    gains = {name: frontier.flattery(found.unaware[name], found.strongest[name], METRIC) for name in found.both}
+    gains = {
+        name: frontier.flattery(defences.unaware[name], defences.strongest[name], METRIC) for name in defences.both
+    }
     return dict(sorted(((name, gap) for name, gap in gains.items() if gap.mean > 0), key=lambda item: -item[1].mean))
 
 
-def flattery_figure(found: Defences | None) -> Figure | Line:
+def flattery_figure(defences: Defences | None) -> Figure | Line:
     """A dot with its interval per defence: ST-LPIPS of the unaware attacker minus that of the strongest."""
-    gains = flattery(found) if found else {}
+    gains = flattery(defences) if defences else {}
     return plots.intervals(gains, "ST-LPIPS, unaware minus strongest") if gains else NOTHING
 
 
-def flattery_in_words(found: Defences | None) -> Line:
+def flattery_in_words(defences: Defences | None) -> Line:
     """For how many defences the difference is clear, where it is largest, and where there is none."""
-    if not found:
+    if not defences:
         return NOTHING
-    gains = flattery(found)
+    gains = flattery(defences)
     clear = [name for name, gap in gains.items() if gap.low > 0]
-    same = [name for name in found.both if name not in gains]
+    same = [name for name in defences.both if name not in gains]
     lines = [
-        f"{len(found.both)} defences were attacked both ways. "
+        f"{len(defences.both)} defences were attacked both ways. "
         f"For {len(clear)} the interval of the difference excludes 0."
     ]
     for name, gap in list(gains.items())[:1]:
@@ -188,43 +193,45 @@ def span(interval: Interval, digits: int = 2) -> str:
     return f"{interval.mean:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
 
 
-def costs_table(found: Defences | None) -> pages.Table | Line:
+def costs_table(defences: Defences | None) -> pages.Table | Line:
     """One row per defence: accuracy lost, and what the server must be told."""
-    if not found:
+    if not defences:
         return NOTHING
     rows = []
-    for point in found.ranked:
-        mean, low, high = (100 * value for value in frontier.lost(point, found.plain))
+    for point in defences.ranked:
+        mean, low, high = (100 * value for value in frontier.lost(point, defences.plain))
         rows.append([point.defence, f"{mean:+.1f} ({low:+.1f} to {high:+.1f})", point.server_knows, point.utility])
     return pages.table(["defence", "accuracy lost (points)", "the server must know", "answer"], rows)
 
 
-def leaks_table(found: Defences | None) -> pages.Table | Line:
+def leaks_table(defences: Defences | None) -> pages.Table | Line:
     """One row per defence: MS-SSIM and ST-LPIPS of the unaware attacker and of the strongest."""
-    if not found:
+    if not defences:
         return NOTHING
-    plain = found.plain
+    plain = defences.plain
     rows = [[plain.defence, "-", "-", span(plain.leaks["st_lpips"]), "-", span(plain.leaks["ms_ssim"])]]
-    for point in found.ranked:
+    for point in defences.ranked:
         name = point.defence
-        rows.append([name, attacker(point), *_both_ways(found, name, "st_lpips"), *_both_ways(found, name, "ms_ssim")])
+        rows.append(
+            [name, attacker(point), *_both_ways(defences, name, "st_lpips"), *_both_ways(defences, name, "ms_ssim")]
+        )
     header = ["defence", "strongest attacker", "ST-LPIPS unaware", "strongest", "MS-SSIM unaware", "strongest"]
     return pages.table(header, rows)
 
 
-def retrieval_table(found: Defences | None) -> pages.Table | Line:
+def retrieval_table(defences: Defences | None) -> pages.Table | Line:
     """One row per defence: how often the photo is found first among 1,000."""
-    if not found:
+    if not defences:
         return NOTHING
-    rows = [[found.plain.defence, "-", span(found.plain.leaks["retrieval_top1"])]]
-    rows += [[point.defence, *_both_ways(found, point.defence, "retrieval_top1")] for point in found.ranked]
+    rows = [[defences.plain.defence, "-", span(defences.plain.leaks["retrieval_top1"])]]
+    rows += [[point.defence, *_both_ways(defences, point.defence, "retrieval_top1")] for point in defences.ranked]
     return pages.table(["found first among 1,000 photos", "unaware", "strongest"], rows)
 
 
-def _both_ways(found: Defences, name: str, measure: str) -> tuple[str, str]:
+def _both_ways(defences: Defences, name: str, measure: str) -> tuple[str, str]:
     """The unaware attacker's value and the strongest one's."""
-    first = span(found.unaware[name].leaks[measure]) if name in found.unaware else "not tried"
-    return first, span(found.strongest[name].leaks[measure])
+    first = span(defences.unaware[name].leaks[measure]) if name in defences.unaware else "not tried"
+    return first, span(defences.strongest[name].leaks[measure])
 
 
 def attacker(point: Point) -> str:
@@ -263,15 +270,15 @@ def paper_in_words() -> Line:
 # -- choosing ------------------------------------------------------------------------------------------------------------
 
 
-def choices(found: Defences | None, budgets: Iterable[int] = (0, 1, 2, 5, 10)) -> dict[int, Point]:
+def choices(defences: Defences | None, budgets: Iterable[int] = (0, 1, 2, 5, 10)) -> dict[int, Point]:
     """Points of accuracy to spare -> the defence that leaks least to the strongest attacker; budgets that none meets are left out.
 
     Controls are not chosen.
     """
-    if not found:
+    if not defences:
         return {}
-    candidates = [point for point in found.strongest.values() if not point.control]
-    options = {points: frontier.affordable(candidates, found.plain, points / 100) for points in budgets}
+    candidates = [point for point in defences.strongest.values() if not point.control]
+    options = {points: frontier.affordable(candidates, defences.plain, points / 100) for points in budgets}
     return {points: affordable[0] for points, affordable in options.items() if affordable}
 
 
@@ -305,13 +312,13 @@ def choices_in_words(chosen: Mapping[int, Point]) -> Line:
     return sentences(lines)
 
 
-def messages_table(found: Defences | None) -> pages.Table | Line:
+def messages_table(defences: Defences | None) -> pages.Table | Line:
     """The defences whose strongest attacker hears more than one message, beside the strongest who hears one."""
-    often = frontier.worst_attack(found.everything, queries=None) if found else {}
+    often = frontier.worst_attack(defences.everything, queries=None) if defences else {}
     rows = [
-        [name, point.queries, span(found.strongest[name].leaks[METRIC]), span(point.leaks[METRIC])]
+        [name, point.queries, span(defences.strongest[name].leaks[METRIC]), span(point.leaks[METRIC])]
         for name, point in often.items()
-        if found and point.queries > 1 and name in found.strongest
+        if defences and point.queries > 1 and name in defences.strongest
     ]
     if not rows:
         return Line(
@@ -323,18 +330,18 @@ def messages_table(found: Defences | None) -> pages.Table | Line:
 # -- an audit card -------------------------------------------------------------------------------------------------------
 
 
-def audit_card(found: Defences | None, pick: Point | None, h_shape: Sequence[int]) -> pages.Table | Line:
+def audit_card(defences: Defences | None, pick: Point | None, h_shape: Sequence[int]) -> pages.Table | Line:
     """What the recorded studies can fill in for a choice.
 
     Args:
-        found: all recorded attacks.
+        defences: all recorded attacks.
         pick: the strongest attack on the chosen defence.
         h_shape: of the client's message.
     """
-    if not found or not pick:
+    if not defences or not pick:
         return Line("No study has been recorded here, so the card stays empty.")
     lines = study(pick.study)["provenance"]
-    tried = [point for point in found.everything if point.key == pick.key]
+    tried = [point for point in defences.everything if point.key == pick.key]
     ms_ssim = sorted(pick.per_photo["ms_ssim"])
     worst = ms_ssim[-max(1, len(ms_ssim) // 20)]
     references = "; ".join(f"{name}: {span(row['ms_ssim'])}" for name, row in frontier.references().items())
@@ -343,7 +350,7 @@ def audit_card(found: Defences | None, pick: Point | None, h_shape: Sequence[int
         "2 Threat model": f"weights and public photos; the defence: {'known' if pick.adaptive else 'not used'}",
         "3 Data": f"{len(ms_ssim)} validation photos of Imagenette, 64 x 64",
         "4 Defence": f"{pick.defence}; the server must know: {pick.server_knows}",
-        "5 Utility": f"accuracy {span(pick.accuracy, 3)}, without {span(found.plain.accuracy, 3)}",
+        "5 Utility": f"accuracy {span(pick.accuracy, 3)}, without {span(defences.plain.accuracy, 3)}",
         "6 Attacks": "; ".join(map(_attempt, tried)),
         "7 Reconstruction": f"MS-SSIM {span(pick.leaks['ms_ssim'])}, in the worst 5 % of photos at least {worst:.2f}",
         "8 Identification": f"{span(pick.leaks['retrieval_top1'])} of 1,000; chance 0.001",

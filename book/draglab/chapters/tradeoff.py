@@ -32,10 +32,10 @@ def against_accuracy(
     chosen = {"undefended": [(defence_study.OPEN, "")], **series}
     points = {}
     for name, labels in chosen.items():
-        found = [(study.rows[label], text) for label, text in labels if label in study.rows]
-        if found:
+        recorded = [(study.rows[label], text) for label, text in labels if label in study.rows]
+        if recorded:
             points[name] = [
-                (tuple(row["accuracy"]), (row[metric]["mean"], *row[metric]["ci"]), text) for row, text in found
+                (tuple(row["accuracy"]), (row[metric]["mean"], *row[metric]["ci"]), text) for row, text in recorded
             ]
     heights = {name: study.rows[name][metric]["mean"] for name in levels if name in study.rows}
     return plots.tradeoff(points, "accuracy of the server", LABELS[metric], heights)
