@@ -93,7 +93,7 @@ film = chapter.Film(prior)  # keeps sixteen pictures of the attack at work
 reconstruction = drag(Message(h, client), prior, config, seeds=seed, callback=film)
 
 # %% tags=["hide-input"]
-chapter.attack_in_words(reconstruction, config.label, device)
+chapter.attack_in_words(reconstruction, config, device)
 
 # %% [markdown]
 # Move the slider, with the mouse or with the arrow keys: it shows what the attacker believes the finished pictures to be, turn by

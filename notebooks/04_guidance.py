@@ -449,7 +449,7 @@ record(
 plots.image_rows(chapter.rows(smoothing), names, chapter.captions(smoothing, photos))
 
 # %% tags=["hide-input"]
-chapter.decays_in_words(smoothing, base.label)
+chapter.decays_in_words(smoothing, base)
 
 # %% [markdown]
 # DRAG uses the optimiser's defaults, $\beta = (0.9, 0.999)$. Another paper had the same idea independently:

@@ -10,9 +10,11 @@ from torch import Tensor
 from dragkit.attacks.drag import DragState
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.client import SplitClient
+from dragkit.config import DragConfig
 from dragkit.data import demo_images
 from dragkit.images import grid, load_image
 from dragkit.priors.prior import Prior
+from draglab.chapters.tradeoff import shown
 from draglab.pages import pages
 from draglab.pages.study import Line, Study
 from draglab.pages.widgets import Stepper, stepper
@@ -63,10 +65,10 @@ class Film:
         return stepper(torch.stack(self.frames), self.labels, title=title, width=width)
 
 
-def attack_in_words(attack: Reconstruction, settings: str, device: str) -> Line:
+def attack_in_words(attack: Reconstruction, config: DragConfig, device: str) -> Line:
     """Who attacked, with which settings of DRAG, and what it cost."""
     return Line(
-        f"The attacker: {attack.threat}. DRAG ({settings}) took {attack.nfe} turns and {attack.seconds:.0f} s "
+        f"The attacker: {attack.threat}. {shown(config)} took {attack.nfe} turns and {attack.seconds:.0f} s "
         f"for {len(attack.images)} photos on {device}."
     )
 

@@ -14,8 +14,10 @@ from dragkit.attacks import guidance
 from dragkit.attacks.drag import DragState
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.client import SplitClient
+from dragkit.config import DragConfig
 from dragkit.measures import metrics
 from dragkit.priors.diffusion import LatentPrior
+from draglab.chapters.tradeoff import shown
 from draglab.pages import pages
 from draglab.pages.study import Line
 
@@ -248,18 +250,18 @@ def cosines(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[float]:
     return [float(torch.cosine_similarity(a.flatten(1), b.flatten(1)).mean()) for a, b in pairs]
 
 
-def decays_in_words(smoothing: Mapping[str, Reconstruction], label: str) -> Line:
+def decays_in_words(smoothing: Mapping[str, Reconstruction], config: DragConfig) -> Line:
     """Kinds of direction in the order of the IR distance reached, and whether the default decays are first.
 
     Args:
-        smoothing: kind -> the attack. label: of the settings that the default decays belong to.
+        smoothing: kind -> the attack. config: the settings that the default decays belong to.
     """
     reached = _distances(smoothing)
     order = sorted(reached, key=lambda kind: reached[kind])
     listed = ", ".join(f"{kind} {reached[kind]:.3f}" for kind in order)
     verdict = "are the best of the three" if order[0] == DEFAULT_DECAYS else "are not the best of the three"
     return Line(
-        f"Smallest IR distance first: {listed}. At this budget, on two photos, the default decays, DRAG ({label}), {verdict}."
+        f"Smallest IR distance first: {listed}. At this budget, on two photos, the default decays, {shown(config)}, {verdict}."
     )
 
 

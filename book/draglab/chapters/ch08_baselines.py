@@ -15,6 +15,7 @@ from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.config import DragConfig
 from dragkit.measures import metrics
 from dragkit.methods import METHODS
+from draglab.chapters.tradeoff import shown
 from draglab.pages import pages, plots
 from draglab.pages.study import Line, Study, bullets, in_words, signed
 
@@ -75,7 +76,7 @@ def generator() -> Line:
 
 def label(name: str, config: object) -> str:
     """A method in tables; DRAG with its settings."""
-    return f"DRAG ({config.label})" if isinstance(config, DragConfig) else METHODS[name].label
+    return shown(config) if isinstance(config, DragConfig) else METHODS[name].label
 
 
 def at_hand(here: Sequence[str], wanted: Sequence[str]) -> Line:

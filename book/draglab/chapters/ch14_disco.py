@@ -8,16 +8,14 @@ from torch import Tensor
 
 from dragkit import zoo
 from dragkit.adaptive.replies import REPLIES
-from dragkit.config import DragConfig
 from dragkit.measures.intervals import Interval
+from draglab.chapters.tradeoff import ATTACK
 from draglab.pages import pages
 from draglab.pages.study import Line, Study, in_words, leaks_in_words, sentences, signed
 from draglab.studies import defence_study
 from draglab.studies.disco import SHIPPED
 
 METRIC = "ms_ssim"
-
-DRAG = f"DRAG ({DragConfig.small(defence_study.TURNS).label})"  # what the recorded study ran
 
 Judge = tuple[float, int] | None
 """PSNR (dB) and the number of photos on which it was measured; None where it was not."""
@@ -216,7 +214,7 @@ def _against_no_mask(recorded: Study) -> Iterator[str]:
         gap = recorded.difference(strongest["disco"], "no mask", METRIC)
         seen = {"better": "more than without a mask", "worse": "less than without a mask"}
         lines = seen.get(in_words(gap, METRIC), "as much as without a mask, or the difference is not seen")
-        yield f"The strongest {DRAG} gets {lines}: {gap.mean:+.3f}."
+        yield f"The strongest {ATTACK} gets {lines}: {gap.mean:+.3f}."
 
 
 def _inverse_network(recorded: Study) -> Iterator[str]:
@@ -226,7 +224,7 @@ def _inverse_network(recorded: Study) -> Iterator[str]:
     gap, quality = recorded.difference(network, strongest["disco"], "st_lpips"), recorded.rows[network]["psnr"]
     first = {"better": "closer than", "worse": "further than"}.get(in_words(gap, "st_lpips"), "not told apart from")
     yield (
-        f"The retrained inverse network is {first} the strongest {DRAG} in ST-LPIPS ({gap.mean:+.3f}). Its PSNR is "
+        f"The retrained inverse network is {first} the strongest {ATTACK} in ST-LPIPS ({gap.mean:+.3f}). Its PSNR is "
         f"{quality['mean']:.1f} dB ({quality['ci'][0]:.1f} to {quality['ci'][1]:.1f})."
     )
     if inside := adversary(recorded):

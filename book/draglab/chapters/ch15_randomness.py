@@ -9,16 +9,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dragkit.config import DragConfig
 from dragkit.defenses.shaped import Factors
 from dragkit.measures.intervals import Interval
+from draglab.chapters.tradeoff import ATTACK
 from draglab.pages import pages, plots
 from draglab.pages.study import Line, Study, leaks_in_words, sentences
-from draglab.studies import defence_study
 
 METRIC = "ms_ssim"
-
-DRAG = f"DRAG ({DragConfig.small(defence_study.TURNS).label})"  # what the recorded study ran
 
 
 # -- shapes of noise -----------------------------------------------------------------------------------------------------
@@ -235,7 +232,7 @@ def _summary(recorded: Study) -> Iterator[str]:
     first, *_, last = message_counts(recorded)
     for count in (first, last):
         lines, by = _gap(recorded, f"shaped, {count}", f"gaussian, {count}")
-        yield f"{DRAG} at equal accuracy, shaped against isotropic noise, messages heard {count}: {by} ({lines})."
+        yield f"{ATTACK} at equal accuracy, shaped against isotropic noise, messages heard {count}: {by} ({lines})."
     undone = [name for name in repeated(recorded) if _gap(recorded, f"{name}, {last}", f"{name}, 1")[1] == "leaks more"]
     yield f"Mechanisms that leak more when heard {last} times: {', '.join(undone) or 'none told apart'}."
 

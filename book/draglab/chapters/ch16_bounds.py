@@ -19,11 +19,9 @@ from dragkit.bounds import (
     maximal_leakage_gaussian,
     shuffle_bits,
 )
-from dragkit.config import DragConfig
+from draglab.chapters.tradeoff import ATTACK
 from draglab.pages import pages, plots
 from draglab.pages.study import Line, Study, sentences
-
-DRAG = f"DRAG ({DragConfig.small().label})"  # what the recorded study ran; its rows are called "DRAG"
 
 NOISE = "noise: log2 of its deviation in units of the IR's spread"
 
@@ -223,7 +221,7 @@ def _attacks(levels: Sequence[Level]) -> list[str]:
 
 def _attack(name: str) -> str:
     """The name of an attack for figures and tables, DRAG with its settings."""
-    return DRAG if name == "DRAG" else name
+    return ATTACK if name == "DRAG" else name
 
 
 def _octaves(levels: Sequence[Level]) -> list[float]:
@@ -306,7 +304,7 @@ def _distance(level: Level) -> str:
     errors = {name: row["ci"][0] for name, row in level["attacks"].items()}
     best, bound = min(errors, key=errors.__getitem__), level["bound"][0]
     return (
-        f"Noise {level['noise']:g}: {DRAG} has {errors['DRAG'] / bound:.1f} times the bound, "
+        f"Noise {level['noise']:g}: {ATTACK} has {errors['DRAG'] / bound:.1f} times the bound, "
         f"{errors['DRAG'] / level['posterior_sampler_bound'][0]:.1f} times what a perfect sampler has at least. "
         f"Nearest: {_attack(best)}, {errors[best] / bound:.2f} times."
     )

@@ -9,19 +9,17 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dragkit.adaptive.replies import REPLIES
-from dragkit.config import DragConfig
 from dragkit.measures import metrics
 from dragkit.measures.intervals import Interval
 from dragkit.methods import METHODS
 from draglab import frontier
+from draglab.chapters.tradeoff import ATTACK
 from draglab.frontier import Point
 from draglab.pages import pages, plots
 from draglab.pages.study import Line, sentences, study
 from draglab.studies import defence_study
 
 METRIC = "st_lpips"
-
-DRAG = f"DRAG ({DragConfig.small(defence_study.TURNS).label})"  # what all recorded studies ran
 
 NOTHING = Line("No study has been recorded here, so there is nothing to show.")
 
@@ -92,7 +90,7 @@ def origins(defences: Defences | None) -> Line:
     if defences:
         names = {point.defence for point in defences.everything if point is not defences.plain}
         lines.append(
-            f"Recorded here: {len(defences.everything)} attacks on {len(names)} defences. DRAG is {DRAG} in all of them."
+            f"Recorded here: {len(defences.everything)} attacks on {len(names)} defences. DRAG is {ATTACK} in all of them."
         )
     return sentences(lines)
 
@@ -242,7 +240,7 @@ def attacker(point: Point) -> str:
 
 def _attempt(point: Point) -> str:
     """The same with the settings of DRAG and the number of messages."""
-    method = f"{DRAG}, " if point.method == "drag" else ""
+    method = f"{ATTACK}, " if point.method == "drag" else ""
     return f"{method}{attacker(point)}, {point.queries} message(s)"
 
 

@@ -1,4 +1,4 @@
-"""What the chapters on noise and on tokens share: leakage against accuracy, and whether an attacker keeps more than half."""
+"""What the chapters share: the name of DRAG with its settings, leakage against accuracy, whether an attacker keeps half."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from draglab.pages import plots
 from draglab.pages.study import Study
 from draglab.studies import defence_study
 
-ATTACK = f"DRAG ({DragConfig.small(defence_study.TURNS).label})"
-"""The attack of the recorded studies of defences, with its settings."""
+
+def shown(config: DragConfig) -> str:
+    """DRAG with its settings, as tables and sentences print it: "DRAG (small, k=1)"."""
+    return f"DRAG ({config.label})"
+
+
+ATTACK = shown(DragConfig.small(defence_study.TURNS))
+"""The attack of the recorded studies of defences, with its settings; its rows are called "DRAG"."""
 
 Series = Mapping[str, Sequence[tuple[str, str]]]
 """Name of a series -> its points: label of a row, and a short text beside the point."""
