@@ -244,7 +244,7 @@ rows = {"photo": photos[:2], **{name: run.images for name, run in runs.items()}}
 plots.image_rows(rows, names[:2], chapter.captions(runs, similarity))
 
 # %% tags=["hide-input"]
-chapter.which_is_nearer(*runs.values(), config)
+chapter.which_is_nearer(runs["with estimate"], runs["without estimate"], config)
 
 # %% [markdown]
 # ## One step, sixteen times

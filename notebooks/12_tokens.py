@@ -514,21 +514,24 @@ pages.source(Quantise.__call__, Quantise.bits.fget, success_bound)
 # %% tags=["hide-input"]
 recipes = (f"topk:{TOPK[-1]}", f"lowrank:{RANKS[-1]}", f"quantise:{BITS[-1]}")
 try:
-    sent = {recipe: make_defence(recipe, client) for recipe in recipes}
+    limits = {recipe: make_defence(recipe, client) for recipe in recipes}
 except FileNotFoundError as absent:
     print(
         f"Means, directions and ranges are measured on training photos, which are not here: {absent}"
     )
-    sent = {}
+    limits = {}
 got = {
     recipe: limited.receive(defend(limited, h, secret)[0])
-    for recipe, limited in sent.items()
+    for recipe, limited in limits.items()
 }
 lost = {
     recipe: float((arrived - h).square().mean() / h.square().mean())
     for recipe, arrived in got.items()
 }
-bits = {recipe: limited.bits for recipe, limited in sent.items()}
+bits = {
+    recipe: limited.bits  # type: ignore[attr-defined]  # these three have it
+    for recipe, limited in limits.items()
+}
 print(*chapter.useful_bits(bits), sep="\n")
 chapter.limited_table(bits, lost, whole_message)
 

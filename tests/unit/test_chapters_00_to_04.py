@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 
+from dragkit import zoo
 from dragkit.attacks import guidance
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.attacks.threat import ThreatModel
+from dragkit.config import DragConfig
 from draglab.chapters import ch00_quickstart as quickstart
 from draglab.chapters import ch01_split_inference as splitting
 from draglab.chapters import ch02_diffusion_prior as prior
@@ -91,3 +93,21 @@ def test_rates_in_words():
 
 def test_shells_get_thin():
     assert steering.shell_table({2: 0.5}).rows == [["n = 2", "0.500", f"{1 / math.sqrt(4):.3f}"]]
+
+
+def test_the_first_chapters_describe_a_real_client_and_its_message():
+    client, photos = zoo.load_client(at="block:6"), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        h = client(photos)
+    assert "block:6" in quickstart.message_in_words(client, h[0]).text
+    assert splitting.size_table({"half": client}, jpeg=2000.0).rows[-1][:2] == ["IR at half", "65 x 128"]
+    assert splitting.room_in_the_message(client, jpeg=2000.0).text
+    spread = splitting.reactions(client, photos, {"the same": photos})
+    assert spread["the same"] == pytest.approx((0, 0, 0), abs=1e-6)
+
+
+def test_an_attack_is_told_with_the_settings_of_drag():
+    config = DragConfig.small(10)
+    assert "DRAG (small, k=1) took 1 turns" in quickstart.attack_in_words(attack(0.1), config, "cpu").text
+    assert "DRAG (small, k=1)" in tweedie.which_is_nearer(attack(0.1), attack(0.2), config).text
+    assert "DRAG (small, k=1)" in steering.decays_in_words({"Adam": attack(0.1), "raw": attack(0.2)}, config).text

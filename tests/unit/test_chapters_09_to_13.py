@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dragkit import zoo
+from dragkit.adaptive.reorder import fit_positions
 from dragkit.distance import cosine_distance
 from dragkit.measures.intervals import Interval
 from draglab.chapters import ch09_dragpp, ch11_noise, ch12_tokens, ch13_nopeek
@@ -68,3 +70,26 @@ def test_pieces_are_parts_of_the_photos():
     corners = {int(piece[0, 0, 0]) for piece in pieces}
     assert len(corners) == 3
     assert corners <= {0, 32, 32 * 96, 32 * 96 + 32}
+
+
+def test_position_classifiers_are_taken_from_the_cache_and_never_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
+    client, other = (zoo.load_client(at=at) for at in ("block:1", "block:2"))
+    assert ch12_tokens.cached_positions(client) is None
+    assert "--at block:1" in " ".join(ch12_tokens.positions_in_words(None, client))
+    photos = torch.rand(40, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("dragkit.data.pick", lambda subset, n, seed: (photos[:n], None, None))
+    for steps in (1, 2):
+        fit_positions(client, n_train=32, n_held_out=4, steps=steps)
+    monkeypatch.delattr("dragkit.data.pick")
+    longest = ch12_tokens.cached_positions(client)
+    assert longest is not None
+    assert longest.card["steps"] == 2
+    assert ch12_tokens.cached_positions(other) is None, "it was trained for another cut"
+    words = ch12_tokens.positions_in_words(longest, client)
+    assert [line.partition(":")[0] for line in words] == list(longest.card["measured"])
+    assert all("4 held-out training photos" in line for line in words)
+    with torch.no_grad():
+        table = ch12_tokens.classified("photos", longest, client(photos[:2]), side=8)
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["position classifier", "chance"]
