@@ -13,8 +13,8 @@ from dragkit.client import SplitClient
 from dragkit.config import DragConfig
 from dragkit.data import demo_images
 from dragkit.images import grid, load_image
+from dragkit.methods import METHODS
 from dragkit.priors.prior import Prior
-from draglab.chapters.tradeoff import shown
 from draglab.pages import pages
 from draglab.pages.study import Line, Study
 from draglab.pages.widgets import Stepper, stepper
@@ -68,7 +68,7 @@ class Film:
 def attack_in_words(attack: Reconstruction, config: DragConfig, device: str) -> Line:
     """Who attacked, with which settings of DRAG, and what it cost."""
     return Line(
-        f"The attacker: {attack.threat}. {shown(config)} took {attack.nfe} turns and {attack.seconds:.0f} s "
+        f"The attacker: {attack.threat}. {METHODS['drag'].shown(config)} took {attack.nfe} turns and {attack.seconds:.0f} s "
         f"for {len(attack.images)} photos on {device}."
     )
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.config import DragConfig
+from dragkit.methods import METHODS
 from dragkit.priors.prior import Prior
-from draglab.chapters.tradeoff import shown
 from draglab.pages.study import Line
 
 
@@ -82,7 +82,7 @@ def which_is_nearer(with_estimate: Reconstruction, without: Reconstruction, conf
     """For how many photos the attack with Tweedie's estimate came closer to the message."""
     nearer = int((with_estimate.distance < without.distance).sum())
     return Line(
-        f"{shown(config)}, {config.num_steps * config.recurrence} turns. Closer to the message with the estimate: "
+        f"{METHODS['drag'].shown(config)}, {config.num_steps * config.recurrence} turns. Closer to the message with the estimate: "
         f"{nearer} of {len(with_estimate.distance)} photos. "
         "Two photos are an illustration of how to switch it off, no evidence of what it is worth."
     )

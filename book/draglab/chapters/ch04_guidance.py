@@ -16,8 +16,8 @@ from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.client import SplitClient
 from dragkit.config import DragConfig
 from dragkit.measures import metrics
+from dragkit.methods import METHODS
 from dragkit.priors.diffusion import LatentPrior
-from draglab.chapters.tradeoff import shown
 from draglab.pages import pages
 from draglab.pages.study import Line
 
@@ -261,7 +261,8 @@ def decays_in_words(smoothing: Mapping[str, Reconstruction], config: DragConfig)
     listed = ", ".join(f"{kind} {reached[kind]:.3f}" for kind in order)
     verdict = "are the best of the three" if order[0] == DEFAULT_DECAYS else "are not the best of the three"
     return Line(
-        f"Smallest IR distance first: {listed}. At this budget, on two photos, the default decays, {shown(config)}, {verdict}."
+        f"Smallest IR distance first: {listed}. At this budget, on two photos, "
+        f"the default decays, {METHODS['drag'].shown(config)}, {verdict}."
     )
 
 

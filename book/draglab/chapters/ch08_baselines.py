@@ -12,10 +12,8 @@ from torch import Tensor
 from dragkit import zoo
 from dragkit.attacks import drag, dragpp, glass, image_prior, inverse, rmle
 from dragkit.attacks.reconstruction import Reconstruction
-from dragkit.config import DragConfig
 from dragkit.measures import metrics
 from dragkit.methods import METHODS
-from draglab.chapters.tradeoff import shown
 from draglab.pages import pages, plots
 from draglab.pages.study import Line, Study, bullets, in_words, signed
 
@@ -76,7 +74,7 @@ def generator() -> Line:
 
 def label(name: str, config: object) -> str:
     """A method in tables; DRAG with its settings."""
-    return shown(config) if isinstance(config, DragConfig) else METHODS[name].label
+    return METHODS[name].shown(config)
 
 
 def at_hand(here: Sequence[str], wanted: Sequence[str]) -> Line:

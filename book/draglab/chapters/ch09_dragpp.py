@@ -12,8 +12,8 @@ from torch import Tensor
 from dragkit.attacks.reconstruction import Reconstruction
 from dragkit.config import DragConfig
 from dragkit.measures import metrics
+from dragkit.methods import METHODS
 from draglab import tables
-from draglab.chapters.tradeoff import shown
 from draglab.pages import pages, plots
 from draglab.pages.study import Line, Study, in_words, signed
 
@@ -230,7 +230,7 @@ def _with_settings(baselines: Study, method: str) -> str:
     if not lines:
         return method
     settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in lines.items()}
-    return shown(DragConfig(**settings))
+    return METHODS["drag"].shown(DragConfig(**settings))
 
 
 def over_depth(baselines: Study, metric: str) -> Figure | Line:

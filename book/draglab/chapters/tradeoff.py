@@ -1,4 +1,4 @@
-"""What the chapters share: the name of DRAG with its settings, leakage against accuracy, whether an attacker keeps half."""
+"""What the chapters on defences share: the name of the attack, leakage against accuracy, whether an attacker keeps half."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ from matplotlib.figure import Figure
 from dragkit.config import DragConfig
 from dragkit.measures.intervals import Interval
 from dragkit.measures.metrics import LABELS
+from dragkit.methods import METHODS
 from draglab.pages import plots
 from draglab.pages.study import Study
 from draglab.studies import defence_study
 
-
-def shown(config: DragConfig) -> str:
-    """DRAG with its settings, as tables and sentences print it: "DRAG (small, k=1)"."""
-    return f"DRAG ({config.label})"
-
-
-ATTACK = shown(DragConfig.small(defence_study.TURNS))
+ATTACK = METHODS["drag"].shown(DragConfig.small(defence_study.TURNS))
 """The attack of the recorded studies of defences, with its settings; its rows are called "DRAG"."""
 
 Series = Mapping[str, Sequence[tuple[str, str]]]
