@@ -41,7 +41,7 @@ class Case:
     Attributes:
         config: the attack's settings. at: where the client is cut. client, prior: names in the zoo.
         method: a name in `methods.METHODS`; None takes the first that has settings of this class.
-        defence: recipe of what the client does to its message, such as "gaussian:0.5" or "drop:0.5+shuffle"; None for nothing.
+        defence: spec of what the client does to its message, such as "gaussian:0.5" or "drop:0.5+shuffle"; None for nothing.
         adaptive: name of the attacker's reply to the defence (`dragkit.adaptive`); "" for one who does not know of it.
         queries: how often each photo is sent, and the attacker listens.
         subset: part of the data, "val" or "train".

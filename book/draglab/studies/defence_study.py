@@ -34,7 +34,7 @@ PRIOR = "prior only"
 
 
 def attacked(
-    recipe: str, reply: str = "", *, n: int, turns: int = TURNS, client: str = zoo.CLIENT, queries: int = 1
+    spec: str, reply: str = "", *, n: int, turns: int = TURNS, client: str = zoo.CLIENT, queries: int = 1
 ) -> Case:
     """DRAG on a defended client: an attacker who does not know of the defence, or who makes this reply."""
     return Case(
@@ -42,19 +42,19 @@ def attacked(
         AT,
         client=client,
         n=n,
-        defence=recipe or None,
-        adaptive=reply if recipe else "",
+        defence=spec or None,
+        adaptive=reply if spec else "",
         queries=queries,
         **FAST,
     )
 
 
-def rebuilt(recipe: str, *, n: int, client: str = zoo.CLIENT) -> dict[str, Case]:
+def rebuilt(spec: str, *, n: int, client: str = zoo.CLIENT) -> dict[str, Case]:
     """The inverse network that was trained on messages of this defence, where this machine has one: label -> case."""
-    if not zoo.available(zoo.inverse_name(client, AT, recipe)):
+    if not zoo.available(zoo.inverse_name(client, AT, spec)):
         return {}
-    case = Case(None, AT, client=client, n=n, defence=recipe, adaptive="retrained")
-    return {f"{recipe}, inverse network": case}
+    case = Case(None, AT, client=client, n=n, defence=spec, adaptive="retrained")
+    return {f"{spec}, inverse network": case}
 
 
 def study(name: str, cases: Mapping[str, Case]) -> Rows:

@@ -128,10 +128,10 @@ def _attacks(
     client: SplitClient, public: tuple[Tensor, Tensor], noise: float, std: float, n: int, turns: int
 ) -> dict[str, Tensor]:
     """Mean squared error per photo of attackers who know the noise, and of the mean training photo, who hears nothing."""
-    recipe = f"gaussian:{noise}"
-    know: dict[str, Any] = {"n": n, "defence": recipe, "adaptive": "likelihood", **FAST}
+    spec = f"gaussian:{noise}"
+    know: dict[str, Any] = {"n": n, "defence": spec, "adaptive": "likelihood", **FAST}
     cases = {DRAG: Case(DragConfig.small(turns), AT, **know), RMLE: Case(RmleConfig(iterations=150), AT, **know)}
-    if zoo.available(zoo.inverse_name(zoo.CLIENT, AT, recipe)):
+    if zoo.available(zoo.inverse_name(zoo.CLIENT, AT, spec)):
         cases["inverse network"] = Case(None, AT, **know)
     results = {label: experiment.run(case) for label, case in cases.items()}
     photos = results[DRAG].photos
