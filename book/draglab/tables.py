@@ -11,8 +11,7 @@ from torch import Tensor
 from dragkit import cache, zoo
 from dragkit.images import grid, save_image
 from dragkit.measures import intervals, metrics
-from draglab import cases as experiment
-from draglab.cases import Case, Result
+from draglab.cases import Case, Result, references, run
 from draglab.pages.claims import Claim
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -68,12 +67,12 @@ def compare(name: str, cases: Mapping[str, Case], panel: int = 8) -> tuple[Rows,
     Returns:
         label -> row, and label -> images; the photos are under "photo" in the latter.
     """
-    results = {label: experiment.run(case) for label, case in cases.items()}
+    results = {label: run(case) for label, case in cases.items()}
     first = next(iter(results.values()))
-    references = experiment.references(first.photos, zoo.load_prior(next(iter(cases.values())).prior))
+    unattacked = references(first.photos, zoo.load_prior(next(iter(cases.values())).prior))
     rows = {label: result_row(r) for label, r in results.items()}
-    rows |= {label: row(images, first.photos) for label, images in references.items()}
-    images = {"photo": first.photos, **{label: r.images for label, r in results.items()}, **references}
+    rows |= {label: row(images, first.photos) for label, images in unattacked.items()}
+    images = {"photo": first.photos, **{label: r.images for label, r in results.items()}, **unattacked}
     shown = torch.cat([i[:panel] for i in images.values()])
     save_image(grid(shown, columns=min(panel, len(first.photos))), cache.cache_dir() / "panels" / f"{name}.png")
     return rows, images

@@ -28,8 +28,7 @@ from dragkit.defenses.additive import GaussianNoise
 from dragkit.measures import intervals, metrics
 from dragkit.measures.intervals import Interval
 from draglab import accuracy
-from draglab import cases as experiment
-from draglab.cases import Case
+from draglab.cases import Case, run, sent
 from draglab.pages.claims import Claim
 from draglab.studies import defence_study
 from draglab.studies.budget import FAST
@@ -133,13 +132,13 @@ def _attacks(
     cases = {DRAG: Case(DragConfig.small(turns), AT, **know), RMLE: Case(RmleConfig(iterations=150), AT, **know)}
     if zoo.available(zoo.inverse_name(zoo.CLIENT, AT, spec)):
         cases["inverse network"] = Case(None, AT, **know)
-    results = {label: experiment.run(case) for label, case in cases.items()}
+    results = {label: run(case) for label, case in cases.items()}
     photos = results[DRAG].photos
     errors = {label: metrics.mse(result.images, photos) for label, result in results.items()}
     pixels, features = public
     with torch.no_grad():
         case = cases[DRAG]
-        heard = experiment.sent(case, GaussianNoise.of(client, noise), client, photos, case.attack_seed)[0].flatten(1)
+        heard = sent(case, GaussianNoise.of(client, noise), client, photos, case.attack_seed)[0].flatten(1)
     weights = Gaussian(std).log_likelihood(heard.double() / std, features).softmax(1)
     for label, guess in {
         "training photos, weighted by likelihood": weights.float() @ pixels,
