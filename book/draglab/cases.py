@@ -1,7 +1,7 @@
 """Measured experiments: cases that describe themselves and run resumably.
 
 A case is a pure function of its specification (settings, photos, seeds, checksums of the weights); its results are kept in a
-content-addressed store (`dragkit.store`).
+content-addressed store (`dragkit.cache.remember`).
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
     described = {**asdict(case), "n": None, "method": case.name}
     described["config"] = described["config"] or {}  # the inverse network has no settings
     described["split"] = described.pop("subset")  # its name when the first results were stored
-    if case.defence is None:  # as before there were replies: undefended results stay valid
+    if (
+        case.defence is None
+    ):  # neither matters then; the specification says no more than it did when results were stored
         del described["adaptive"], described["queries"]
     else:
         described["defence"] = [DEFENDED, case.defence]

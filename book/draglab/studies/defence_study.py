@@ -143,5 +143,5 @@ def insufficient(id_: str, defence: str, rows: Rows, label: str, *, source: str,
 
 
 def strongest(rows: Rows, labels: list[str], metric: str = "st_lpips") -> str:
-    """The row of lowest mean ST-LPIPS: the attack that a defender has to fear."""
+    """The row of lowest mean ST-LPIPS: the attack to judge a defence by."""
     return min(labels, key=lambda label: rows[label][metric]["mean"])
