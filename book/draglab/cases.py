@@ -36,7 +36,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Case:
-    """One attack on one client, on `n` photos of the validation split (or of the training split, for tuning).
+    """One attack on one client, on `n` validation photos (or training photos, for tuning).
 
     Attributes:
         config: the attack's settings. at: where the client is cut. client, prior: names in the zoo.

@@ -41,7 +41,7 @@ class Point:
         study, label: where it is recorded. defence: name for figures. family: that of the (first) defence, or `OPEN`.
         spec: what the client does to its message, "" where its training is the defence.
         client, server: names in the zoo. method: of the attack. reply: of the attacker, "" for who does not know of the defence.
-        queries: messages heard per photo. accuracy: of the server, on the whole validation split.
+        queries: messages heard per photo. accuracy: of the server, on the all validation photos.
         leaks: MS-SSIM, ST-LPIPS and "retrieval_top1". per_photo: metric -> values.
     """
 

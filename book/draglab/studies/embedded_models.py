@@ -1,4 +1,4 @@
-"""The quality of the embedded models, on the whole validation split."""
+"""The quality of the embedded models, on all validation photos."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from draglab.pages.claims import Claim
 
 
 def models(n: int = 1000, folder: Path | None = None) -> Path:
-    """Quality of the embedded models on the whole validation split; kernel distance of prior samples in ViT-S features."""
+    """Quality of the embedded models on all validation photos; kernel distance of prior samples in ViT-S features."""
     verdicts: list[Claim] = []
     rows: dict[str, Any] = {}
     roundtrip, right = _round_trip(), _classified_rightly()
@@ -80,7 +80,7 @@ def models(n: int = 1000, folder: Path | None = None) -> Path:
 
 
 def _remember_in_cards(roundtrip: dict[str, list[float]], right: list[bool]) -> None:
-    """Replace what the cards say of quality (measured while training, on a part of the split) by the whole split's figures."""
+    """Replace what the cards say of quality (measured while training, on some validation photos) by the figures of all of them."""
     figures = {metric: {"value": sum(v) / len(v), "n": len(v)} for metric, v in roundtrip.items()}
     zoo.update_card(f"{zoo.PRIOR}/vae", {"measured": figures})
     zoo.update_card(zoo.CLIENT, {"measured": {"top1": {"value": sum(right) / len(right), "n": len(right)}}})

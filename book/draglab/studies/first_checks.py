@@ -24,7 +24,7 @@ SEEDS = [0, 3407]  # of the choice of photos, and of the attacks
 
 
 def overfit(n: int = 16, folder: Path | None = None) -> Path:
-    """Split at the embeddings: nothing but a linear map hides the photo, so the published settings must rebuild it."""
+    """Cut at the embeddings: nothing but a linear map hides the photo, so the published settings must rebuild it."""
     return _overfit("overfit", "overfit-embeddings", "the published settings", DragConfig.paper(), n, folder)
 
 

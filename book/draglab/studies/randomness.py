@@ -115,7 +115,7 @@ def strength(name: str, between: tuple[float, float]) -> float:
 
 
 def _with_loss(rows: Rows) -> Rows:
-    """Rows with the accuracy that each mechanism loses on the whole split, photo by photo."""
+    """Rows with the accuracy that each mechanism loses on the whole subset, photo by photo."""
     plain = accuracy.measured_right(zoo.CLIENT, AT)
     for row in rows.values():
         if row.get("defence"):

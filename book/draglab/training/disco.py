@@ -268,7 +268,7 @@ def disco_runs(name: str = NAME, at: str = AT) -> tuple[str, str]:
 
 @torch.no_grad()
 def measure(task: DiscoTask) -> dict[str, Any]:
-    """On the whole validation split: accuracy with and without the mask, and PSNR of the adversary against the mask."""
+    """On all validation photos: accuracy with and without the mask, and PSNR of the adversary against the mask."""
     client, defence = task.model.client, task.defence(task.model)
     quality = measure_rebuilt(lambda x: task.rebuild(task.model, x), {"adversary_psnr": psnr}, task.device)
     right = {"top1": accuracy.per_photo_right(client, defence), "top1_no_mask": accuracy.per_photo_right(client)}

@@ -152,7 +152,7 @@ class NopeekTask(Task):
 def measure_correlation(client: Callable[[Tensor], Tensor], photos: Tensor) -> dict[str, dict[str, float]]:
     """Euclidean distance correlation of whole photos (uint8) and all tokens: means over batches of 128.
 
-    The biased one depends on that size. A batch is drawn from all over the split, which is sorted by class; "n" photos are used.
+    The biased one depends on that size. A batch is drawn from all over the subset, which is sorted by class; "n" photos are used.
     """
     size = min(MEASURED_BATCH, len(photos))
     batches = len(photos) // size
