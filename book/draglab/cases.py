@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ FORMAT = 2  # of the stored results; raise it when the code changes what a speci
 
 DEFENDED = 3  # the same for what a defence or a reply does
 
-PRECISIONS = ("float32", "bfloat16")
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Case:
     method: str | None = None
     n: int = 32
     defence: str | None = None
-    subset: str = "val"
+    subset: data.Subset = "val"
     seed: int = 0
     attack_seed: int = 3407
-    precision: str = "float32"
+    precision: Precision = "float32"
     adaptive: str = ""
     queries: int = 1
 
@@ -71,8 +71,8 @@ class Case:
                 f"adaptive is {self.adaptive!r} and queries is {self.queries}, but there is no defence to reply to"
             )
         check_reply(self.adaptive)
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}")
         if self.name not in METHODS:
             raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
         if not isinstance(self.config, METHODS[self.name].config):

@@ -93,7 +93,7 @@ def bounds(
     return defence_study.write("bounds", options, [_holds(levels, n)], levels, folder, **extra)
 
 
-def _photos_and_features(client: SplitClient, subset: str, without: list[int]) -> tuple[Tensor, Tensor]:
+def _photos_and_features(client: SplitClient, subset: data.Subset, without: list[int]) -> tuple[Tensor, Tensor]:
     """Pixels in [0, 1] and IRs (rounded to half precision, far below the noise) of a part of the data, a row per photo, float32."""
     images = data.imagenette(subset)[0]
     kept = torch.ones(len(images), dtype=torch.bool)
@@ -219,7 +219,7 @@ def bits(n: int = 3925, thresholds: tuple[float, ...] = THRESHOLDS, folder: Path
     return defence_study.write("bits", f"--n {n}", [_budget(rows, len(val[0]))], rows, folder, **extra)
 
 
-def _photos_and_cls(client: SplitClient, subset: str) -> tuple[Tensor, Tensor]:
+def _photos_and_cls(client: SplitClient, subset: data.Subset) -> tuple[Tensor, Tensor]:
     """Pixels `(P, d)` and CLS tokens `(P, D)` of a part of the data."""
     pixels = data.imagenette(subset)[0].flatten(1).float() / 255
     return pixels, accuracy.features(client, subset)[:, 0].float()

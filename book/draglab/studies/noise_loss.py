@@ -119,6 +119,6 @@ def _losses(guess: Guess, prior: LatentPrior, latents: Tensor, t: Tensor, eps: T
 
 
 @torch.no_grad()
-def _latents(prior: LatentPrior, subset: str) -> Tensor:
+def _latents(prior: LatentPrior, subset: data.Subset) -> Tensor:
     """Clean latents of all photos of a part of the data, scaled: `(N, 16, 8, 8)`."""
     return torch.cat([prior.encode(x.float() / 255) for x in data.imagenette(subset)[0].split(128)])

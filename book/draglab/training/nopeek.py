@@ -20,7 +20,7 @@ from transformers import ViTForImageClassification
 from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import CLASSES, imagenette
-from dragkit.defenses.nopeek import distance_correlation
+from dragkit.defenses.nopeek import Distances, distance_correlation
 from dragkit.devices import pick_device
 from dragkit.measures.intervals import rate
 from draglab.accuracy import per_photo_right
@@ -29,8 +29,6 @@ from draglab.training.classifier import MEAN, STD, image_processor, normalise, t
 from draglab.training.export import export_model, round_to_fp16, run_folder, same_recipe
 from draglab.training.loop import Task, TrainConfig, batch_indices, fit, quick_attention
 from draglab.training.muon import muon_and_adamw
-
-Distances = Literal["euclid", "squared", "cosine"]
 
 Halves = Literal["both", "client", "server"]
 
