@@ -188,14 +188,14 @@ def _attack(
             defence = make(case.defence, client)
             message, threat = hear(case.adaptive, sent(case, defence, client, photos, seed), defence, client)
     with torch.autocast(photos.device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
-        found = METHODS[case.name].run(message, known, Setting(case.config, seed, threat, checkpoint))
-    if found.interrupted:
+        reconstruction = METHODS[case.name].run(message, known, Setting(case.config, seed, threat, checkpoint))
+    if reconstruction.interrupted:
         raise KeyboardInterrupt
     return {
-        "images": found.images.float().cpu().contiguous(),
-        "distance": found.distance.float().cpu(),
-        "seconds": torch.tensor(found.seconds, dtype=torch.float64),
-        "nfe": torch.tensor(found.nfe),
+        "images": reconstruction.images.float().cpu().contiguous(),
+        "distance": reconstruction.distance.float().cpu(),
+        "seconds": torch.tensor(reconstruction.seconds, dtype=torch.float64),
+        "nfe": torch.tensor(reconstruction.nfe),
     }
 
 

@@ -25,7 +25,7 @@ STUDIES = (
     "defence_randomness",
 )
 
-METRICS = ("ms_ssim", "st_lpips")
+LEAKS = ("ms_ssim", "st_lpips")
 
 TRAINED: Literal["trained"] = "trained"
 
@@ -84,9 +84,9 @@ class Point:
     @property
     def utility(self) -> str:
         """ "exact", "approximate" or "trained": what the defence does to the server's answer."""
-        found: list[Utility] = [DEFENCES[name].utility for name, _ in _parts(self.spec)]
-        found += [TRAINED] * (self.client != zoo.CLIENT or self.server != self.client)
-        return max(found, key=UTILITIES.index, default="exact")
+        kinds: list[Utility] = [DEFENCES[name].utility for name, _ in _parts(self.spec)]
+        kinds += [TRAINED] * (self.client != zoo.CLIENT or self.server != self.client)
+        return max(kinds, key=UTILITIES.index, default="exact")
 
 
 # -- what was recorded -------------------------------------------------------------------------------------------------
@@ -98,22 +98,22 @@ def gather(folder: Path | None = None) -> list[Point]:
     The same attack in several studies counts once: the undefended one is the first row of each. Clients of ablations, which are
     not shipped, stay in their studies, but for NoPeek's control.
     """
-    found: dict[tuple[Any, ...], Point] = {}
+    attacks: dict[tuple[Any, ...], Point] = {}
     offered = {*zoo.names(), CONTROL}
     for study in STUDIES:
         for label, row in ((pages.recorded(study, folder) or {}).get("rows") or {}).items():
             if "accuracy" in row and row["client"] in offered:  # references such as the mean image are not attacks
                 point = _point(study, label, row)
-                found.setdefault((*point.key, point.method, point.reply, point.queries), point)
-    return list(found.values())
+                attacks.setdefault((*point.key, point.method, point.reply, point.queries), point)
+    return list(attacks.values())
 
 
 def references(folder: Path | None = None) -> dict[str, dict[str, Interval]]:
     """ "prior only" and other pictures that no message made, metric by metric, from the first study that is there."""
     for study in STUDIES:
-        if found := pages.recorded(study, folder):
-            rows = {label: row for label, row in found["rows"].items() if "accuracy" not in row}
-            return {label: {m: _interval(row, m) for m in METRICS} for label, row in rows.items()}
+        if record := pages.recorded(study, folder):
+            rows = {label: row for label, row in record["rows"].items() if "accuracy" not in row}
+            return {label: {m: _interval(row, m) for m in LEAKS} for label, row in rows.items()}
     return {}
 
 
@@ -123,7 +123,7 @@ def _interval(row: Mapping[str, Any], metric: str) -> Interval:
 
 def _point(study: str, label: str, row: Mapping[str, Any]) -> Point:
     client, server, spec = row["client"], row.get("server", row["client"]), row["defence"]
-    leaks = {metric: _interval(row, metric) for metric in METRICS}
+    leaks = {metric: _interval(row, metric) for metric in LEAKS}
     return Point(
         study,
         label,

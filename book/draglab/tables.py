@@ -13,6 +13,7 @@ from dragkit.images import grid, save_image
 from dragkit.measures import intervals, metrics
 from draglab.cases import Case, Result, references, run
 from draglab.pages.claims import Claim
+from draglab.pages.pages import difference
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ms_ssim": metrics.ms_ssim,
@@ -89,11 +90,6 @@ def trained_models(names: list[str]) -> Rows:
     }
 
 
-def difference(rows: Rows, a: str, b: str, metric: str) -> intervals.Interval:
-    """Mean of `a - b` per photo, with its interval."""
-    return intervals.paired_difference(rows[a]["per_photo"][metric], rows[b]["per_photo"][metric])
-
-
 def claim(
     id_: str,
     statement: str,
@@ -115,7 +111,7 @@ def gap(
     id_: str, statement: str, rows: Rows, a: str, b: str, metric: str, sign: int, *, source: str, notebook: str
 ) -> Claim:
     """The claim that `a` scores higher (sign 1) or lower (sign -1) than `b` on the same photos."""
-    found = difference(rows, a, b, metric)
-    holds = found.low > 0 if sign > 0 else found.high < 0
+    interval = difference(rows, a, b, metric)
+    holds = interval.low > 0 if sign > 0 else interval.high < 0
     n = len(rows[a]["per_photo"][metric])
-    return claim(id_, statement, found, n, holds, source=source, key=f"{metric} difference", notebook=notebook)
+    return claim(id_, statement, interval, n, holds, source=source, key=f"{metric} difference", notebook=notebook)

@@ -48,7 +48,7 @@ def toy(tmp_path):
             "gaussian:1.0": row(0.8, 0.6, "gaussian:1.0"),
             "gaussian:1.0, likelihood": row(0.8, 0.5, "gaussian:1.0", "likelihood"),
             "gaussian:1.0, 16": row(0.8, 0.3, "gaussian:1.0", "likelihood", queries=16),
-            "prior only": {m: {"mean": 0.7, "ci": [0.6, 0.8]} for m in frontier.METRICS},
+            "prior only": {m: {"mean": 0.7, "ci": [0.6, 0.8]} for m in frontier.LEAKS},
         },
         defence_tokens={
             "undefended": row(0.9, 0.2),
@@ -96,7 +96,7 @@ def test_gather_takes_attacks_once_and_no_references(toy, tmp_path):
     assert one.leaks["retrieval_top1"] == (0.5, 0.3, 0.7)
     assert [p.adaptive for p in toy] == [False, False, True, True, False, True, False]
     assert frontier.undefended(toy).accuracy.mean == 0.9
-    assert frontier.references(tmp_path) == {"prior only": {m: (0.7, 0.6, 0.8) for m in frontier.METRICS}}
+    assert frontier.references(tmp_path) == {"prior only": {m: (0.7, 0.6, 0.8) for m in frontier.LEAKS}}
 
 
 def test_nothing_recorded_gives_nothing(tmp_path):

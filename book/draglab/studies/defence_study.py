@@ -64,10 +64,10 @@ def study(name: str, cases: Mapping[str, Case]) -> Rows:
     messages are the same, and so is what leaks.
     """
     rows, images = compare(name, cases)
-    found = _found_first(images, next(iter(cases.values())))
+    first = _found_first(images, next(iter(cases.values())))
     for label, row in rows.items():
-        if label in found:
-            row["retrieval_top1"] = found[label]
+        if label in first:
+            row["retrieval_top1"] = first[label]
         if label in cases:
             case = cases[label]
             row |= {"client": case.client, "server": case.client, "defence": case.defence or "", "reply": case.adaptive}
@@ -133,13 +133,13 @@ def above_half(rows: Rows, label: str, metric: str = "ms_ssim") -> intervals.Int
 
 def insufficient(id_: str, defence: str, rows: Rows, label: str, *, source: str, notebook: str) -> Claim:
     """The claim that a defence leaves an attacker who knows it more than half of what they had."""
-    found = above_half(rows, label)
+    above = above_half(rows, label)
     statement = (
         f"{defence} is not enough: the strongest attacker tried ({label}) keeps more than half of the MS-SSIM that DRAG gains over "
         "the prior alone (value: how far above the half)"
     )
     n = len(rows[label]["per_photo"]["ms_ssim"])
-    return claim(id_, statement, found, n, found.low > 0, source=source, key="ms_ssim above half", notebook=notebook)
+    return claim(id_, statement, above, n, above.low > 0, source=source, key="ms_ssim above half", notebook=notebook)
 
 
 def strongest(rows: Rows, labels: list[str], metric: str = "st_lpips") -> str:

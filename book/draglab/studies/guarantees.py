@@ -105,18 +105,18 @@ def _galleries(prefix: str, photos: tuple[Tensor, Tensor], std: float, size: int
     """Bound on the error and rate of identification, with the galleries' values; the same messages in both."""
     pixels, features = photos
     asked = min(queries, size)
-    found = gallery_mmse(
+    bound = gallery_mmse(
         pixels, features, Gaussian(std), size=size, queries=asked, generator=torch.Generator().manual_seed(0)
     )
     known = gallery_identification(
         features, Gaussian(std), size=size, queries=asked, generator=torch.Generator().manual_seed(0)
     )
     return {
-        f"{prefix}bound": list(found.interval()),
-        f"{prefix}bound_per_gallery": found.values.tolist(),
-        f"{prefix}posterior_sampler_bound": list(found.posterior_sampler()),
-        f"{prefix}prior_variance": float(found.nothing.mean()),
-        f"{prefix}nats": float(found.nats.mean()),
+        f"{prefix}bound": list(bound.interval()),
+        f"{prefix}bound_per_gallery": bound.values.tolist(),
+        f"{prefix}posterior_sampler_bound": list(bound.posterior_sampler()),
+        f"{prefix}prior_variance": float(bound.nothing.mean()),
+        f"{prefix}nats": float(bound.nats.mean()),
         f"{prefix}top1": list(known.top(1)),
         f"{prefix}chance_top1": known.chance(1),
         f"{prefix}size": size,

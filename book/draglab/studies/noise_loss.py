@@ -63,9 +63,9 @@ def noise(folder: Path | None = None) -> Path:
 
 def _lower(id_: str, statement: str, a: Tensor, b: Tensor) -> claims.Claim:
     """The claim that the losses `a` are lower than `b` on the same latents."""
-    found, key = intervals.paired_difference(a, b), "noise loss difference"
-    holds = found.high < 0
-    return claim(id_, statement, found, len(a), holds, source="dragkit", key=key, notebook="02_diffusion_prior")
+    gain, key = intervals.paired_difference(a, b), "noise loss difference"
+    holds = gain.high < 0
+    return claim(id_, statement, gain, len(a), holds, source="dragkit", key=key, notebook="02_diffusion_prior")
 
 
 @torch.no_grad()

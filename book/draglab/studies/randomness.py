@@ -108,8 +108,8 @@ def strength(name: str, between: tuple[float, float]) -> float:
 
     def work() -> dict[str, Any]:
         client = zoo.load_client(at=AT)
-        found = accuracy.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between)
-        return {"strength": torch.tensor(found.strength, dtype=torch.float64)}
+        calibration = accuracy.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between)
+        return {"strength": torch.tensor(calibration.strength, dtype=torch.float64)}
 
     return round(float(remember(cache.cache_dir() / "results", spec, work)["strength"]), 4)
 

@@ -142,8 +142,11 @@ class NopeekTask(Task):
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """On every fourth validation photo: accuracy, and both estimates of the correlation (see `measure_correlation`)."""
-        found = measure_correlation(lambda x: self.answer(model, x)[1], self.val[::4])
-        return {"top1": top1(model, self.val[::4], self.val_labels[::4]), **{k: v["value"] for k, v in found.items()}}
+        correlations = measure_correlation(lambda x: self.answer(model, x)[1], self.val[::4])
+        return {
+            "top1": top1(model, self.val[::4], self.val_labels[::4]),
+            **{k: v["value"] for k, v in correlations.items()},
+        }
 
 
 @torch.no_grad()
