@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torchvision.datasets import Imagenette
 from torchvision.transforms.v2 import functional as F
 
 from dragkit.cache import cache_dir, load_or_make
+
+Subset = Literal["train", "val"]
 
 CLASSES = (
     "tench",
@@ -52,7 +55,7 @@ def download() -> Path:
     return root
 
 
-def imagenette(subset: str, size: int = 64) -> tuple[Tensor, Tensor]:
+def imagenette(subset: Subset, size: int = 64) -> tuple[Tensor, Tensor]:
     """All photos of a subset, resized (antialiased) to `size`.
 
     Args:
@@ -65,7 +68,7 @@ def imagenette(subset: str, size: int = 64) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: unknown subset or size. FileNotFoundError: see `find_data`.
     """
-    if subset not in ("train", "val"):
+    if subset not in get_args(Subset):
         raise ValueError(f"subset is {subset!r}; it must be 'train' or 'val'")
     if not 8 <= size <= 160:
         raise ValueError(f"size is {size}; the stored photos are 160 px, so it must be between 8 and 160")
@@ -82,7 +85,7 @@ def imagenette(subset: str, size: int = 64) -> tuple[Tensor, Tensor]:
     return stored["images"], stored["labels"]
 
 
-def pick(subset: str, n: int, size: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, list[int]]:
+def pick(subset: Subset, n: int, size: int = 64, seed: int = 0) -> tuple[Tensor, Tensor, list[int]]:
     """`n` photos of a subset, balanced over the ten classes, chosen by `seed`.
 
     Args:

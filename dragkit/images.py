@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,9 +22,13 @@ from torch.nn import functional as F
 
 from dragkit.cache import written_aside
 
+Resampling = Literal["bilinear", "bicubic"]
+
 
 @lru_cache(maxsize=64)
-def _resize_matrix(n_in: int, n_out: int, interpolation: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _resize_matrix(
+    n_in: int, n_out: int, interpolation: Resampling, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """`(n_out, n_in)` matrix of the antialiased resize of one axis: what torch makes of an identity image."""
     with torch.inference_mode(False), torch.no_grad():
         eye = torch.eye(n_in, dtype=torch.float64)[None, None]
@@ -31,7 +36,7 @@ def _resize_matrix(n_in: int, n_out: int, interpolation: str, dtype: torch.dtype
         return matrix[0, 0].to(device=device, dtype=dtype)
 
 
-def resize_images(images: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
+def resize_images(images: Tensor, size: tuple[int, int], interpolation: Resampling = "bilinear") -> Tensor:
     """Antialiased resize as two matrix products, `R_h @ x @ R_w^T`: equal to torchvision's, and deterministic on a GPU.
 
     Args:

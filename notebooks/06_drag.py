@@ -293,7 +293,7 @@ chapter.blame(suspects, config.recurrence)
 # %% [markdown]
 # ### The recorded test
 #
-# With the published settings, on photos of the validation split:
+# With the published settings, on validation photos:
 
 # %% tags=["hide-input"]
 overfit = study("overfit")

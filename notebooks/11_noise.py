@@ -431,7 +431,7 @@ print(pages.verdict("queries-undo-noise"))
 # ## Summary
 #
 # - A defence is $h \mapsto h'$ with secret randomness. Its strength is told in units of the message's spread, its cost in
-#   accuracy on the whole validation split.
+#   accuracy on all validation photos.
 # - The angle survives noise: all distances shrink towards each other by one factor, and the order stays.
 # - Who knows the noise uses its likelihood. Who hears $k$ messages averages them, which loses nothing and leaves variance
 #   $\sigma^2/k$.

@@ -36,7 +36,7 @@ def per_photo_right(
     server: SplitClient | None = None,
     indices: Sequence[int] | None = None,
     seed: int = 0,
-    subset: str = "val",
+    subset: data.Subset = "val",
     batch: int = 128,
 ) -> Tensor:
     """Whether the server names the right class of photos of Imagenette, bool `(n,)`, one entry per photo.
@@ -73,7 +73,7 @@ def _check_classes(client: SplitClient, h: Tensor) -> None:
         )
 
 
-def features(client: SplitClient, subset: str = "val") -> Tensor:
+def features(client: SplitClient, subset: data.Subset = "val") -> Tensor:
     """Undefended IRs of a whole subset, half precision `(n, *client.h_shape)`, from the cache where they are there.
 
     Raises:

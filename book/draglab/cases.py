@@ -1,7 +1,7 @@
 """Measured experiments: cases that describe themselves and run resumably.
 
 A case is a pure function of its specification (settings, photos, seeds, checksums of the weights); its results are kept in a
-content-addressed store (`dragkit.store`).
+content-addressed store (`dragkit.cache.remember`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,17 +31,17 @@ FORMAT = 2  # of the stored results; raise it when the code changes what a speci
 
 DEFENDED = 3  # the same for what a defence or a reply does
 
-PRECISIONS = ("float32", "bfloat16")
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One attack on one client, on `n` photos of the validation split (or of the training split, for tuning).
+    """One attack on one client, on `n` validation photos (or training photos, for tuning).
 
     Attributes:
         config: the attack's settings. at: where the client is cut. client, prior: names in the zoo.
         method: a name in `methods.METHODS`; None takes the first that has settings of this class.
-        defence: recipe of what the client does to its message, such as "gaussian:0.5" or "drop:0.5+shuffle"; None for nothing.
+        defence: spec of what the client does to its message, such as "gaussian:0.5" or "drop:0.5+shuffle"; None for nothing.
         adaptive: name of the attacker's reply to the defence (`dragkit.adaptive`); "" for one who does not know of it.
         queries: how often each photo is sent, and the attacker listens.
         subset: part of the data, "val" or "train".
@@ -56,10 +56,10 @@ class Case:
     method: str | None = None
     n: int = 32
     defence: str | None = None
-    subset: str = "val"
+    subset: data.Subset = "val"
     seed: int = 0
     attack_seed: int = 3407
-    precision: str = "float32"
+    precision: Precision = "float32"
     adaptive: str = ""
     queries: int = 1
 
@@ -71,8 +71,8 @@ class Case:
                 f"adaptive is {self.adaptive!r} and queries is {self.queries}, but there is no defence to reply to"
             )
         check_reply(self.adaptive)
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(get_args(Precision))}")
         if self.name not in METHODS:
             raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
         if not isinstance(self.config, METHODS[self.name].config):
@@ -149,7 +149,9 @@ def specification(case: Case, indices: list[int], start: int) -> dict[str, Any]:
     described = {**asdict(case), "n": None, "method": case.name}
     described["config"] = described["config"] or {}  # the inverse network has no settings
     described["split"] = described.pop("subset")  # its name when the first results were stored
-    if case.defence is None:  # as before there were replies: undefended results stay valid
+    if (
+        case.defence is None
+    ):  # neither matters then; the specification says no more than it did when results were stored
         del described["adaptive"], described["queries"]
     else:
         described["defence"] = [DEFENDED, case.defence]
@@ -187,14 +189,14 @@ def _attack(
             defence = make(case.defence, client)
             message, threat = hear(case.adaptive, sent(case, defence, client, photos, seed), defence, client)
     with torch.autocast(photos.device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
-        found = METHODS[case.name].run(message, known, Setting(case.config, seed, threat, checkpoint))
-    if found.interrupted:
+        reconstruction = METHODS[case.name].run(message, known, Setting(case.config, seed, threat, checkpoint))
+    if reconstruction.interrupted:
         raise KeyboardInterrupt
     return {
-        "images": found.images.float().cpu().contiguous(),
-        "distance": found.distance.float().cpu(),
-        "seconds": torch.tensor(found.seconds, dtype=torch.float64),
-        "nfe": torch.tensor(found.nfe),
+        "images": reconstruction.images.float().cpu().contiguous(),
+        "distance": reconstruction.distance.float().cpu(),
+        "seconds": torch.tensor(reconstruction.seconds, dtype=torch.float64),
+        "nfe": torch.tensor(reconstruction.nfe),
     }
 
 

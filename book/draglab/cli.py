@@ -41,11 +41,13 @@ def group(noun: str, entries: dict[str, Entry], finish: Callable[..., None], abo
                 raise ValueError(f"there is no {noun} {cmd_name!r}; there are {', '.join(entries)}")
             return super().get_command(ctx, cmd_name)
 
-    made = typer.Typer(cls=Catalogue, no_args_is_help=True, help=about)
+    group = typer.Typer(cls=Catalogue, no_args_is_help=True, help=about)
     everything_on = {"allow_extra_args": True, "ignore_unknown_options": True}
     for name, entry in entries.items():
-        made.command(name, help=entry.line, context_settings=everything_on, add_help_option=False)(_late(entry, finish))
-    return made
+        group.command(name, help=entry.line, context_settings=everything_on, add_help_option=False)(
+            _late(entry, finish)
+        )
+    return group
 
 
 def _late(entry: Entry, finish: Callable[..., None]) -> Callable[[typer.Context], None]:

@@ -25,7 +25,7 @@ STUDIES = (
     "defence_randomness",
 )
 
-METRICS = ("ms_ssim", "st_lpips")
+LEAKS = ("ms_ssim", "st_lpips")
 
 TRAINED: Literal["trained"] = "trained"
 
@@ -39,9 +39,9 @@ class Point:
 
     Attributes:
         study, label: where it is recorded. defence: name for figures. family: that of the (first) defence, or `OPEN`.
-        recipe: what the client does to its message, "" where its training is the defence.
+        spec: what the client does to its message, "" where its training is the defence.
         client, server: names in the zoo. method: of the attack. reply: of the attacker, "" for who does not know of the defence.
-        queries: messages heard per photo. accuracy: of the server, on the whole validation split.
+        queries: messages heard per photo. accuracy: of the server, on the all validation photos.
         leaks: MS-SSIM, ST-LPIPS and "retrieval_top1". per_photo: metric -> values.
     """
 
@@ -49,7 +49,7 @@ class Point:
     label: str
     defence: str
     family: str
-    recipe: str
+    spec: str
     client: str
     server: str
     method: str
@@ -62,7 +62,7 @@ class Point:
     @property
     def key(self) -> tuple[str, str, str]:
         """What makes two points attacks on the same defence."""
-        return self.client, self.server, self.recipe
+        return self.client, self.server, self.spec
 
     @property
     def adaptive(self) -> bool:
@@ -72,21 +72,21 @@ class Point:
     @property
     def control(self) -> bool:
         """Whether it is what a defence is compared with: training without its loss, a trained client without its mask."""
-        unmasked = self.family == TRAINED and not self.recipe and self.client.removesuffix(f"-{zoo.CLIENT}") in DEFENCES
+        unmasked = self.family == TRAINED and not self.spec and self.client.removesuffix(f"-{zoo.CLIENT}") in DEFENCES
         return unmasked or self.client.endswith("-lambda0")
 
     @property
     def server_knows(self) -> str:
         """What the server has to be told beside the message."""
-        needs = [DEFENCES[name].server_knows for name, _ in _parts(self.recipe)]
+        needs = [DEFENCES[name].server_knows for name, _ in _parts(self.spec)]
         return " and ".join(dict.fromkeys(what for what in needs if what != "nothing")) or "nothing"
 
     @property
     def utility(self) -> str:
         """ "exact", "approximate" or "trained": what the defence does to the server's answer."""
-        found: list[Utility] = [DEFENCES[name].utility for name, _ in _parts(self.recipe)]
-        found += [TRAINED] * (self.client != zoo.CLIENT or self.server != self.client)
-        return max(found, key=UTILITIES.index, default="exact")
+        kinds: list[Utility] = [DEFENCES[name].utility for name, _ in _parts(self.spec)]
+        kinds += [TRAINED] * (self.client != zoo.CLIENT or self.server != self.client)
+        return max(kinds, key=UTILITIES.index, default="exact")
 
 
 # -- what was recorded -------------------------------------------------------------------------------------------------
@@ -98,22 +98,22 @@ def gather(folder: Path | None = None) -> list[Point]:
     The same attack in several studies counts once: the undefended one is the first row of each. Clients of ablations, which are
     not shipped, stay in their studies, but for NoPeek's control.
     """
-    found: dict[tuple[Any, ...], Point] = {}
+    attacks: dict[tuple[Any, ...], Point] = {}
     offered = {*zoo.names(), CONTROL}
     for study in STUDIES:
         for label, row in ((pages.recorded(study, folder) or {}).get("rows") or {}).items():
             if "accuracy" in row and row["client"] in offered:  # references such as the mean image are not attacks
                 point = _point(study, label, row)
-                found.setdefault((*point.key, point.method, point.reply, point.queries), point)
-    return list(found.values())
+                attacks.setdefault((*point.key, point.method, point.reply, point.queries), point)
+    return list(attacks.values())
 
 
 def references(folder: Path | None = None) -> dict[str, dict[str, Interval]]:
     """ "prior only" and other pictures that no message made, metric by metric, from the first study that is there."""
     for study in STUDIES:
-        if found := pages.recorded(study, folder):
-            rows = {label: row for label, row in found["rows"].items() if "accuracy" not in row}
-            return {label: {m: _interval(row, m) for m in METRICS} for label, row in rows.items()}
+        if record := pages.recorded(study, folder):
+            rows = {label: row for label, row in record["rows"].items() if "accuracy" not in row}
+            return {label: {m: _interval(row, m) for m in LEAKS} for label, row in rows.items()}
     return {}
 
 
@@ -122,14 +122,14 @@ def _interval(row: Mapping[str, Any], metric: str) -> Interval:
 
 
 def _point(study: str, label: str, row: Mapping[str, Any]) -> Point:
-    client, server, recipe = row["client"], row.get("server", row["client"]), row["defence"]
-    leaks = {metric: _interval(row, metric) for metric in METRICS}
+    client, server, spec = row["client"], row.get("server", row["client"]), row["defence"]
+    leaks = {metric: _interval(row, metric) for metric in LEAKS}
     return Point(
         study,
         label,
-        _name(client, server, recipe),
-        _family(client, recipe),
-        recipe,
+        _name(client, server, spec),
+        _family(client, spec),
+        spec,
         client,
         server,
         row["method"],
@@ -141,27 +141,27 @@ def _point(study: str, label: str, row: Mapping[str, Any]) -> Point:
     )
 
 
-def _name(client: str, server: str, recipe: str) -> str:
-    """The recipe, or what a client was trained for, e.g. "disco" for the mask "disco" on the client made for it."""
+def _name(client: str, server: str, spec: str) -> str:
+    """The spec, or what a client was trained for, e.g. "disco" for the mask "disco" on the client made for it."""
     own = client.removesuffix(f"-{zoo.CLIENT}")
     if client == zoo.CLIENT:
-        name = recipe or OPEN
-    elif not recipe:
+        name = spec or OPEN
+    elif not spec:
         name = f"{own}, no mask" if own in DEFENCES else own
     else:
-        name = recipe if own in DEFENCES else own
+        name = spec if own in DEFENCES else own
     return name if server == client else f"{name}, trained server"
 
 
-def _family(client: str, recipe: str) -> str:
+def _family(client: str, spec: str) -> str:
     if client != zoo.CLIENT:
         return TRAINED
-    kinds = [DEFENCES[name].family for name, _ in _parts(recipe)]
+    kinds = [DEFENCES[name].family for name, _ in _parts(spec)]
     return kinds[0] if kinds else OPEN
 
 
-def _parts(recipe: str) -> list[tuple[str, float | None]]:
-    return parse_spec(recipe) if recipe else []
+def _parts(spec: str) -> list[tuple[str, float | None]]:
+    return parse_spec(spec) if spec else []
 
 
 # -- what to make of it ------------------------------------------------------------------------------------------------

@@ -98,8 +98,8 @@ def command(function: Callable[..., Any], finish: Callable[..., None]) -> Callab
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=_first_paragraphs(function))(run)
-    made = typer.main.get_command(app)
-    return lambda arguments, name: made(list(arguments), prog_name=name)
+    parsed = typer.main.get_command(app)
+    return lambda arguments, name: parsed(list(arguments), prog_name=name)
 
 
 def options(function: Callable[..., Any]) -> list[Option]:

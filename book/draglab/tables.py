@@ -11,9 +11,9 @@ from torch import Tensor
 from dragkit import cache, zoo
 from dragkit.images import grid, save_image
 from dragkit.measures import intervals, metrics
-from draglab import cases as experiment
-from draglab.cases import Case, Result
+from draglab.cases import Case, Result, references, run
 from draglab.pages.claims import Claim
+from draglab.pages.pages import difference
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ms_ssim": metrics.ms_ssim,
@@ -68,12 +68,12 @@ def compare(name: str, cases: Mapping[str, Case], panel: int = 8) -> tuple[Rows,
     Returns:
         label -> row, and label -> images; the photos are under "photo" in the latter.
     """
-    results = {label: experiment.run(case) for label, case in cases.items()}
+    results = {label: run(case) for label, case in cases.items()}
     first = next(iter(results.values()))
-    references = experiment.references(first.photos, zoo.load_prior(next(iter(cases.values())).prior))
+    unattacked = references(first.photos, zoo.load_prior(next(iter(cases.values())).prior))
     rows = {label: result_row(r) for label, r in results.items()}
-    rows |= {label: row(images, first.photos) for label, images in references.items()}
-    images = {"photo": first.photos, **{label: r.images for label, r in results.items()}, **references}
+    rows |= {label: row(images, first.photos) for label, images in unattacked.items()}
+    images = {"photo": first.photos, **{label: r.images for label, r in results.items()}, **unattacked}
     shown = torch.cat([i[:panel] for i in images.values()])
     save_image(grid(shown, columns=min(panel, len(first.photos))), cache.cache_dir() / "panels" / f"{name}.png")
     return rows, images
@@ -88,11 +88,6 @@ def trained_models(names: list[str]) -> Rows:
     return {
         name: {key: card[key] for key in ("command", "config", "recipe", "measured")} for name, card in cards.items()
     }
-
-
-def difference(rows: Rows, a: str, b: str, metric: str) -> intervals.Interval:
-    """Mean of `a - b` per photo, with its interval."""
-    return intervals.paired_difference(rows[a]["per_photo"][metric], rows[b]["per_photo"][metric])
 
 
 def claim(
@@ -116,7 +111,7 @@ def gap(
     id_: str, statement: str, rows: Rows, a: str, b: str, metric: str, sign: int, *, source: str, notebook: str
 ) -> Claim:
     """The claim that `a` scores higher (sign 1) or lower (sign -1) than `b` on the same photos."""
-    found = difference(rows, a, b, metric)
-    holds = found.low > 0 if sign > 0 else found.high < 0
+    interval = difference(rows, a, b, metric)
+    holds = interval.low > 0 if sign > 0 else interval.high < 0
     n = len(rows[a]["per_photo"][metric])
-    return claim(id_, statement, found, n, holds, source=source, key=f"{metric} difference", notebook=notebook)
+    return claim(id_, statement, interval, n, holds, source=source, key=f"{metric} difference", notebook=notebook)

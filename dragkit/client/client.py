@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dragkit.client.cut import Cut, block_names, block_path, resolve
-from dragkit.client.pretrained import load_pretrained
-from dragkit.images import resize_images
+from dragkit.client.pretrained import Library, load_pretrained
+from dragkit.images import Resampling, resize_images
 
 __all__ = ["Layout", "SplitClient", "block_path", "resize_images"]
 
-INTERPOLATIONS = ("bilinear", "bicubic")
+Axes = Literal["BND", "BCHW", "BHWC", "BD"]
 
-DIMS = {"BD": 2, "BND": 3, "BCHW": 4, "BHWC": 4}
+DIMS: dict[Axes, int] = {"BD": 2, "BND": 3, "BCHW": 4, "BHWC": 4}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Layout:
             ViT does (position embeddings come before the cut); Swin, Mixer, convolutions, rotary embeddings do not.
     """
 
-    kind: str
+    kind: Axes
     prefix_tokens: int
     permutation_equivariant: bool
 
@@ -80,8 +80,8 @@ class SplitClient(nn.Module):
         image_size: int | tuple[int, int],
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
-        interpolation: str = "bilinear",
-        layout: str = "auto",
+        interpolation: Resampling = "bilinear",
+        layout: Axes | Literal["auto"] = "auto",
         prefix_tokens: int | None = None,
         permutation_equivariant: bool | None = None,
         check: bool = True,
@@ -90,8 +90,8 @@ class SplitClient(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
-        if interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation is {interpolation!r}; it must be one of {', '.join(INTERPOLATIONS)}")
+        if interpolation not in get_args(Resampling):
+            raise ValueError(f"interpolation is {interpolation!r}; it must be one of {', '.join(get_args(Resampling))}")
         if layout != "auto" and layout not in DIMS:
             raise ValueError(f"layout is {layout!r}; it must be 'auto' or one of {', '.join(DIMS)}")
         self.image_size = _pair(image_size)
@@ -269,7 +269,7 @@ class SplitClient(nn.Module):
         path_or_name: str | Path,
         at: str,
         *,
-        library: str = "auto",
+        library: Library = "auto",
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         image_size: int | tuple[int, int] | None = None,
@@ -301,7 +301,7 @@ class SplitClient(nn.Module):
             image_size=size,
             mean=loaded.mean,
             std=loaded.std,
-            interpolation=loaded.interpolation,
+            interpolation=cast(Resampling, loaded.interpolation),  # another one is refused
             name=loaded.name,
         )
 
@@ -341,7 +341,7 @@ def _patch_size(model: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _guess_kind(cut: Cut, image_size: tuple[int, int]) -> str:
+def _guess_kind(cut: Cut, image_size: tuple[int, int]) -> Axes:
     """Axes of the IR from its shape: the two that keep the image's proportions are H and W."""
     shape = cut.h_shape
     if len(shape) != 3:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class _Stop(Exception):
 
 
 class _Event(NamedTuple):
-    kind: str  # "enter" or "leave"
+    kind: Literal["enter", "leave"]
     module: nn.Module
     value: Any  # arguments on entering, output on leaving
 

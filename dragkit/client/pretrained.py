@@ -6,12 +6,12 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import nn
 
-LIBRARIES = ("transformers", "timm", "torchvision")
+Library = Literal["auto", "transformers", "timm", "torchvision"]
 
 
 class Pretrained(NamedTuple):
@@ -33,7 +33,7 @@ class Pretrained(NamedTuple):
     name: str
 
 
-def load_pretrained(source: str, library: str, dtype: torch.dtype) -> Pretrained:
+def load_pretrained(source: str, library: Library, dtype: torch.dtype) -> Pretrained:
     """Load `source`: "timm:NAME", "local-dir:FOLDER" (timm), "torchvision:NAME", else a folder or name of `library`.
 
     Raises:
@@ -47,15 +47,15 @@ def load_pretrained(source: str, library: str, dtype: torch.dtype) -> Pretrained
     return _load_transformers(source, dtype)
 
 
-def _which_library(source: str, library: str) -> tuple[str, str]:
+def _which_library(source: str, library: Library) -> tuple[Library, str]:
     """The library and what it calls the model; a folder whose config.json names an `architecture` is timm's."""
-    if library not in ("auto", *LIBRARIES):
-        raise ValueError(f"library is {library!r}; it must be 'auto' or one of {', '.join(LIBRARIES)}")
+    if library not in get_args(Library):
+        raise ValueError(f"library is {library!r}; it must be one of {', '.join(get_args(Library))}")
     prefix, _, rest = source.partition(":")
     if prefix == "local-dir":
         return "timm", source
-    if prefix in LIBRARIES and rest:
-        return prefix, rest
+    if prefix != "auto" and prefix in get_args(Library) and rest:
+        return cast(Library, prefix), rest
     config = Path(source) / "config.json"
     if library in ("auto", "timm") and config.is_file() and "architecture" in json.loads(config.read_text()):
         return "timm", f"local-dir:{source}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,7 +25,9 @@ from dragkit.client import SplitClient
 from dragkit.defenses.additive import feature_axis
 from dragkit.defenses.base import Defence, Family, Utility
 
-SCORES, FILLS = ("learned", "static", "random"), ("zero", "mean")
+Scores = Literal["learned", "static", "random"]
+
+Fill = Literal["zero", "mean"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,15 @@ class Mask:
     ratio: float = 0.5
     temperature: float = 0.03
     hard: bool = False
-    scores: str = "learned"
-    fill: str = "zero"
+    scores: Scores = "learned"
+    fill: Fill = "zero"
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio is {self.ratio}; the share of the channels that are pruned is in [0, 1)")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it must be positive")
-        for name, known in (("scores", SCORES), ("fill", FILLS)):
+        for name, known in (("scores", get_args(Scores)), ("fill", get_args(Fill))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
 

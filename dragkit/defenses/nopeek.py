@@ -7,15 +7,17 @@ is 0 for what is merely uncorrelated.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-KINDS = ("euclid", "squared", "cosine")
+Distances = Literal["euclid", "squared", "cosine"]
 
 _TINY = 1e-12
 
 
-def pairwise(x: Tensor, kind: str = "euclid") -> Tensor:
+def pairwise(x: Tensor, kind: Distances = "euclid") -> Tensor:
     """Distances `(B, B)` within a batch `(B, ...)`.
 
     Args:
@@ -24,8 +26,8 @@ def pairwise(x: Tensor, kind: str = "euclid") -> Tensor:
     Raises:
         ValueError: an unknown kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
+    if kind not in get_args(Distances):
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(get_args(Distances))}")
     x = x.float()
     if kind == "cosine":
         tokens = torch.nn.functional.normalize(x if x.ndim == 3 else x.flatten(1)[:, None], dim=-1)
@@ -42,7 +44,13 @@ def pairwise(x: Tensor, kind: str = "euclid") -> Tensor:
 
 
 def distance_correlation(
-    x: Tensor, z: Tensor, *, dx: str = "euclid", dz: str = "euclid", unbiased: bool = False, root: bool = True
+    x: Tensor,
+    z: Tensor,
+    *,
+    dx: Distances = "euclid",
+    dz: Distances = "euclid",
+    unbiased: bool = False,
+    root: bool = True,
 ) -> Tensor:
     """Distance correlation of two batches, a number; differentiable in both, in float32 also under autocast.
 

@@ -201,9 +201,8 @@ def imagenette_probe(
 
 
 def _make_probe(spec: dict[str, Any], embedding: Embedding, file: Path) -> None:
-    (x, y, _), (new_x, new_y, _) = (
-        data.pick(subset, n, seed=spec["seed"]) for subset, n in (("train", spec["n_train"]), ("val", spec["n_val"]))
-    )
+    x, y, _ = data.pick("train", spec["n_train"], seed=spec["seed"])
+    new_x, new_y, _ = data.pick("val", spec["n_val"], seed=spec["seed"])
     probe = fit_probe(embedding, x, y, new_x, new_y, penalties=spec["penalties"])
     write_tensors(file, {"weight": probe.weight, "bias": probe.bias})
     numbers = f"--n-train {spec['n_train']} --n-val {spec['n_val']} --seed {spec['seed']}"

@@ -96,7 +96,7 @@ def file_sha256(path: Path) -> str:
 def inverse_name(client: str, at: str, defence: str = "") -> str:
     """Name of the inverse network of a client cut at `at`, e.g. "inverse/vit-imagenette64/block-9".
 
-    `defence`: recipe of the defence it was trained against; "gaussian:0.5" adds "+gaussian-0.5".
+    `defence`: spec of the defence it was trained against; "gaussian:0.5" adds "+gaussian-0.5".
     """
     return f"inverse/{client}/{at}{f'+{defence}' if defence else ''}".replace(":", "-")
 

@@ -48,7 +48,7 @@ class Knowledge:
     Attributes:
         client: name in the zoo. at: where it is cut. prior: name in the zoo, or what else `open_prior` takes.
         device, dtype: of the networks; the precision is that of the prior.
-        defence: recipe of the defence that the inverse network was trained against, "" for none.
+        defence: spec of the defence that the inverse network was trained against, "" for none.
     """
 
     client: str

@@ -9,7 +9,7 @@ from dragkit import data
 
 @pytest.fixture
 def tiny_imagenette(tmp_path, monkeypatch):
-    """A folder in Imagenette's layout: 3 photos of each class in both splits, read by torchvision's own class."""
+    """A folder in Imagenette's layout: 3 photos of each class in both subsets, read by torchvision's own class."""
     generator = torch.Generator().manual_seed(0)
     wnids = [
         "01440764",
@@ -23,9 +23,9 @@ def tiny_imagenette(tmp_path, monkeypatch):
         "03445777",
         "03888257",
     ]
-    for split in ("train", "val"):
+    for subset in ("train", "val"):
         for wnid in (f"n{digits}" for digits in wnids):
-            folder = tmp_path / "data" / "imagenette2-160" / split / wnid
+            folder = tmp_path / "data" / "imagenette2-160" / subset / wnid
             folder.mkdir(parents=True)
             for i in range(3):
                 pixels = torch.randint(0, 255, (40, 60, 3), generator=generator, dtype=torch.uint8).numpy()

@@ -179,8 +179,8 @@ def test_a_client_without_a_pruner_is_told_so():
 # -- who learns from what ----------------------------------------------------------------------------------------------
 
 
-def fake_imagenette(split, size=64):
-    coarse = torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(len(split)))
+def fake_imagenette(subset, size=64):
+    coarse = torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(len(subset)))
     big = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
     return (big * 255).to(torch.uint8), torch.arange(60) % 10
 

@@ -26,18 +26,18 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """120 photos of each split in place of Imagenette, twelve a class; a class has its colour."""
+    """120 photos of each subset in place of Imagenette, twelve a class; a class has its colour."""
     monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path))
     labels = torch.arange(10).repeat_interleave(12)
     colour = torch.rand(10, 3, 1, 1, generator=torch.Generator().manual_seed(1))
 
-    def made(split: str) -> Tensor:
-        noise = torch.rand(120, 3, 8, 8, generator=torch.Generator().manual_seed(len(split)))
+    def made(subset: str) -> Tensor:
+        noise = torch.rand(120, 3, 8, 8, generator=torch.Generator().manual_seed(len(subset)))
         return ((0.5 * colour[labels] + 0.5 * noise) * 255).to(torch.uint8)
 
-    splits = {"train": made("train"), "val": made("val")}
-    monkeypatch.setattr(data, "imagenette", lambda split, size=64: (splits[split], labels))
-    return splits
+    subsets = {"train": made("train"), "val": made("val")}
+    monkeypatch.setattr(data, "imagenette", lambda subset, size=64: (subsets[subset], labels))
+    return subsets
 
 
 # --- distances and ranks ----------------------------------------------------------------------------------------------

@@ -50,8 +50,8 @@ def client():
     return linear_client(64, 16, 64)
 
 
-def fake_imagenette(split, size=64):
-    images = (255 * smooth(*{"train": (256, 0), "val": (64, 1)}[split])).round().to(torch.uint8)
+def fake_imagenette(subset, size=64):
+    images = (255 * smooth(*{"train": (256, 0), "val": (64, 1)}[subset])).round().to(torch.uint8)
     return images, torch.zeros(len(images), dtype=torch.long)
 
 

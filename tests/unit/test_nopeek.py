@@ -69,8 +69,8 @@ def test_what_cannot_be_correlated_is_refused():
 
 @pytest.fixture
 def few_photos(monkeypatch, tmp_path):
-    def imagenette(split, size=64):
-        generator = torch.Generator().manual_seed(len(split))
+    def imagenette(subset, size=64):
+        generator = torch.Generator().manual_seed(len(subset))
         photos = torch.randint(0, 256, (16, 3, size, size), generator=generator, dtype=torch.uint8)
         return photos, torch.arange(16) % 10
 

@@ -16,7 +16,7 @@ from draglab.catalogue import SWEEPS
 DISCO, NOPEEK = f"disco-{zoo.CLIENT}", f"nopeek-{zoo.CLIENT}"
 
 
-def row(accuracy=0.8, st_lpips=0.4, recipe="", reply="", client=zoo.CLIENT, queries=1, method="drag", **more):
+def row(accuracy=0.8, st_lpips=0.4, spec="", reply="", client=zoo.CLIENT, queries=1, method="drag", **more):
     values = [st_lpips - 0.1, st_lpips, st_lpips + 0.1]
     return {
         "per_photo": {"ms_ssim": [1 - v for v in values], "st_lpips": values},
@@ -26,7 +26,7 @@ def row(accuracy=0.8, st_lpips=0.4, recipe="", reply="", client=zoo.CLIENT, quer
         "accuracy": [accuracy, accuracy - 0.03, accuracy + 0.04],
         "client": client,
         "server": client,
-        "defence": recipe,
+        "defence": spec,
         "reply": reply,
         "method": method,
         "queries": queries,
@@ -48,7 +48,7 @@ def toy(tmp_path):
             "gaussian:1.0": row(0.8, 0.6, "gaussian:1.0"),
             "gaussian:1.0, likelihood": row(0.8, 0.5, "gaussian:1.0", "likelihood"),
             "gaussian:1.0, 16": row(0.8, 0.3, "gaussian:1.0", "likelihood", queries=16),
-            "prior only": {m: {"mean": 0.7, "ci": [0.6, 0.8]} for m in frontier.METRICS},
+            "prior only": {m: {"mean": 0.7, "ci": [0.6, 0.8]} for m in frontier.LEAKS},
         },
         defence_tokens={
             "undefended": row(0.9, 0.2),
@@ -96,7 +96,7 @@ def test_gather_takes_attacks_once_and_no_references(toy, tmp_path):
     assert one.leaks["retrieval_top1"] == (0.5, 0.3, 0.7)
     assert [p.adaptive for p in toy] == [False, False, True, True, False, True, False]
     assert frontier.undefended(toy).accuracy.mean == 0.9
-    assert frontier.references(tmp_path) == {"prior only": {m: (0.7, 0.6, 0.8) for m in frontier.METRICS}}
+    assert frontier.references(tmp_path) == {"prior only": {m: (0.7, 0.6, 0.8) for m in frontier.LEAKS}}
 
 
 def test_nothing_recorded_gives_nothing(tmp_path):
@@ -118,9 +118,9 @@ def test_trained_clients_are_defences_of_their_own(tmp_path):
         },
         defence_disco={
             "no mask": row(client=DISCO),
-            "disco": row(recipe="disco", client=DISCO),
-            "disco-hard, channelwise": row(recipe="disco-hard", reply="channelwise", client=DISCO),
-            "no-adversary": row(recipe="disco", client="disco-no-adversary"),
+            "disco": row(spec="disco", client=DISCO),
+            "disco-hard, channelwise": row(spec="disco-hard", reply="channelwise", client=DISCO),
+            "no-adversary": row(spec="disco", client="disco-no-adversary"),
         },
     )
     names = [p.defence for p in points]
@@ -132,19 +132,19 @@ def test_trained_clients_are_defences_of_their_own(tmp_path):
 
 
 def test_a_trained_server_is_another_defence(tmp_path):
-    rows = {"a": row(recipe="gaussian:1.0"), "b": row(recipe="gaussian:1.0", server="server/x")}
+    rows = {"a": row(spec="gaussian:1.0"), "b": row(spec="gaussian:1.0", server="server/x")}
     plain, helped = gathered(tmp_path, defence_noise=rows)
     assert (plain.defence, helped.defence) == ("gaussian:1.0", "gaussian:1.0, trained server")
     assert (plain.utility, helped.utility) == ("approximate", "trained")
     assert helped.family == "randomness"
 
 
-def test_what_the_registry_says_of_a_recipe(toy):
+def test_what_the_registry_says_of_a_spec(toy):
     told = {p.defence: (p.server_knows, p.utility) for p in toy}
     assert told["shuffle"] == ("nothing", "exact")
     assert told["drop:0.5+shuffle"] == ("nothing", "approximate"), "a chain is as bad as its worst part"
     assert told["undefended"] == ("nothing", "exact")
-    turned = replace(toy[0], recipe="rotate+lowrank:8")
+    turned = replace(toy[0], spec="rotate+lowrank:8")
     assert turned.server_knows == " and ".join(DEFENCES[name].server_knows for name in ("rotate", "lowrank"))
 
 

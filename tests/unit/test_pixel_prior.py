@@ -39,7 +39,7 @@ def photos(monkeypatch):
     """A stand-in for Imagenette: smooth random photos."""
     coarse = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
-    def fake(split, size=64):
+    def fake(subset, size=64):
         big = nnf.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
         return (big * 255).to(torch.uint8), torch.arange(40) % 10
 

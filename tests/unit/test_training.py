@@ -174,7 +174,7 @@ def photos(monkeypatch):
     torch.manual_seed(0)
     coarse = torch.rand(60, 3, 4, 4)
 
-    def fake(split, size=64):
+    def fake(subset, size=64):
         big = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
         return (big * 255).to(torch.uint8), torch.arange(60) % 10
 

@@ -22,7 +22,7 @@ from draglab.training import server as training
 from draglab.training.loop import TrainConfig
 
 
-def fake_imagenette(split, size=64):
+def fake_imagenette(subset, size=64):
     """120 coarse random photos whose labels the tests replace by what the model says."""
     coarse = torch.rand(120, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     images = (255 * nn.functional.interpolate(coarse, size=size)).to(torch.uint8)
@@ -69,8 +69,8 @@ def toy_photos(client, tmp_path, monkeypatch):
         labels = client.model(classifier.normalise(images.float() / 255)).logits.argmax(1)
     labels[::7] = (labels[::7] + 1) % 10
 
-    def labelled(split, size=64):
-        return fake_imagenette(split, size)[0], labels
+    def labelled(subset, size=64):
+        return fake_imagenette(subset, size)[0], labels
 
     for module in (data, training, export):
         monkeypatch.setattr(module, "imagenette", labelled)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dragkit.config import DragConfig
-from draglab import cases as experiment
 from draglab import catalogue, tables
 from draglab.cases import Result
 from draglab.pages import claims, pages
@@ -33,16 +32,14 @@ def faked(monkeypatch, tmp_path):
         images = (photos + levels["of"](case) * noise).clamp(0, 1)
         return Result(photos, images, torch.full((6,), 0.1), 0.5, 10, ["cpu"])
 
-    monkeypatch.setattr(experiment, "run", run)
-    monkeypatch.setattr("draglab.studies.tuning.run", run)
-    monkeypatch.setattr("draglab.studies.pixel_space.run", run)
-    monkeypatch.setattr("draglab.studies.start.run", run)
+    for module in ("tables", "studies.patience", "studies.pixel_space", "studies.start", "studies.tuning"):
+        monkeypatch.setattr(f"draglab.{module}.run", run)
     monkeypatch.setattr(
-        experiment,
+        tables,
         "references",
         lambda p, prior: {"mean image": torch.full_like(p, 0.5), "decoder ceiling": ceiling(p)},
     )
-    monkeypatch.setattr(experiment, "round_trip", lambda p, prior: ceiling(p))
+    monkeypatch.setattr("draglab.studies.patience.round_trip", lambda p, prior: ceiling(p))
     monkeypatch.setattr(tables.zoo, "load_prior", lambda name: None)
 
     def use(level, ceiling=0.01):

@@ -70,14 +70,14 @@ def _name_points(figure: Figure, axes: Axes, texts: Sequence[tuple[tuple[float, 
             place: dict[str, Any] = {"xytext": (dx, dy), "textcoords": "offset points", "in_layout": False}
             place |= {"ha": ("center", "left", "right")[(dx > 0) - (dx < 0)]}
             place |= {"va": ("center", "bottom", "top")[(dy > 0) - (dy < 0)]}
-            made = axes.annotate(text, at, fontsize=SMALL - 1, color=colour, **place)
-            box = made.get_window_extent()
+            label = axes.annotate(text, at, fontsize=SMALL - 1, color=colour, **place)
+            box = label.get_window_extent()
             outside = box.width * box.height - _shared(box, frame)
-            tried.append((sum(_shared(box, other) for other in taken) + 10 * outside, len(tried), made, box))
+            tried.append((sum(_shared(box, other) for other in taken) + 10 * outside, len(tried), label, box))
         _, best, _, box = min(tried)
-        for _, i, made, _ in tried:
+        for _, i, label, _ in tried:
             if i != best:
-                made.remove()
+                label.remove()
         taken.append(box)
 
 

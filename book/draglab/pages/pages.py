@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dragkit.config import DragConfig
+from dragkit.measures.intervals import Interval, paired_difference
 from draglab.catalogue import MEASUREMENTS
 from draglab.pages.claims import results_folder
 
@@ -123,14 +124,14 @@ def missing(name: str) -> str:
 def verdict(id_: str, folder: Path | None = None) -> str:
     """What was measured of a claim, as one sentence; says so where it has not been measured here."""
     known = recorded("claims", folder) or []
-    found = next((claim for claim in known if claim["id"] == id_), None)
-    if found is None:
+    claim = next((claim for claim in known if claim["id"] == id_), None)
+    if claim is None:
         return f"Claim {id_}: not measured here yet."
-    holds = "holds here" if found["holds"] else "does not hold here"
-    unit = f" {found['unit']}" if found["unit"] else ""
+    holds = "holds here" if claim["holds"] else "does not hold here"
+    unit = f" {claim['unit']}" if claim["unit"] else ""
     return (
-        f"Claim {id_} {holds}: {found['statement']}. {found['key']}: {found['value']:.3f}{unit} "
-        f"[{found['ci_low']:.3f}, {found['ci_high']:.3f}], n = {found['n']}."
+        f"Claim {id_} {holds}: {claim['statement']}. {claim['key']}: {claim['value']:.3f}{unit} "
+        f"[{claim['ci_low']:.3f}, {claim['ci_high']:.3f}], n = {claim['n']}."
     )
 
 
@@ -152,10 +153,15 @@ def summaries(result: dict[str, Any], metric: str) -> dict[str, tuple[float, flo
     Raises:
         ValueError: the data do not have that metric.
     """
-    found = {name: row[metric] for name, row in result["rows"].items() if metric in row}
-    if not found:
+    told = {name: row[metric] for name, row in result["rows"].items() if metric in row}
+    if not told:
         raise ValueError(f"metric is {metric!r}; the recorded rows are {list(result['rows'])} and none has it")
-    return {name: (value["mean"], *value["ci"]) for name, value in found.items()}
+    return {name: (value["mean"], *value["ci"]) for name, value in told.items()}
+
+
+def difference(rows: Mapping[str, Any], a: str, b: str, metric: str) -> Interval:
+    """Mean of `a - b` over the photos of two rows, with its interval."""
+    return paired_difference(rows[a]["per_photo"][metric], rows[b]["per_photo"][metric])
 
 
 def at_block(result: dict[str, Any], at: str) -> dict[str, Any]:

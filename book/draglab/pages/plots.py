@@ -316,17 +316,17 @@ def plane(
     Raises:
         ValueError: no points, not two columns, a radius that is not positive, names or lines for points that are not there.
     """
-    found = {label: _numbers(values) for label, values in points.items()}
-    if not found or any(values.ndim != 2 or values.shape[1] != 2 for values in found.values()):
-        raise ValueError(f"points must hold tensors (n, 2), got {[np.shape(values) for values in found.values()]}")
+    clouds = {label: _numbers(values) for label, values in points.items()}
+    if not clouds or any(values.ndim != 2 or values.shape[1] != 2 for values in clouds.values()):
+        raise ValueError(f"points must hold tensors (n, 2), got {[np.shape(values) for values in clouds.values()]}")
     if radius <= 0:
         raise ValueError(f"radius is {radius}; it must be positive")
-    if not set(joined) <= set(found):
-        raise ValueError(f"joined has {sorted(set(joined) - set(found))}; points has {list(found)}")
+    if not set(joined) <= set(clouds):
+        raise ValueError(f"joined has {sorted(set(joined) - set(clouds))}; points has {list(clouds)}")
     names = names or {}
     for label, texts in names.items():
-        if label not in found or len(texts) != len(found[label]):
-            raise ValueError(f"names[{label!r}] has {len(texts)} texts; points has {list(found)}")
+        if label not in clouds or len(texts) != len(clouds[label]):
+            raise ValueError(f"names[{label!r}] has {len(texts)} texts; points has {list(clouds)}")
     around = np.linspace(0, 2 * np.pi, 721)
     with plt.rc_context(STYLE):
         figure = _figure(WIDTH, 640)
@@ -337,7 +337,7 @@ def plane(
             ring = [np.concatenate([outer * f(around), inner * f(around[::-1])]) for f in (np.cos, np.sin)]
             axes.fill(*ring, color="#6b6b6b", alpha=0.2, linewidth=0)
         axes.plot(0, 0, "+", color="#444444", markersize=12)
-        for i, (label, values) in enumerate(found.items()):
+        for i, (label, values) in enumerate(clouds.items()):
             line = DASHES[2] if label in joined else ""
             look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
             axes.plot(*values.T, linestyle=line, linewidth=1.2, markersize=8, label=label, **look)
@@ -346,7 +346,7 @@ def plane(
                 place: dict[str, Any] = {"xytext": (7, 4) if outside else (-7, -5), "textcoords": "offset points"}
                 place |= {"ha": "left", "va": "bottom"} if outside else {"ha": "right", "va": "top"}
                 axes.annotate(text, tuple(at), fontsize=SMALL, color=look["color"], **place)
-        everything = np.concatenate([np.zeros((1, 2)), *found.values()])
+        everything = np.concatenate([np.zeros((1, 2)), *clouds.values()])
         margin = 0.15 * radius
         axes.set_xlim(everything[:, 0].min() - margin, max(everything[:, 0].max(), radius) + margin)
         axes.set_ylim(everything[:, 1].min() - margin, max(everything[:, 1].max(), radius) + margin)

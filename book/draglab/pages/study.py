@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from matplotlib.figure import Figure
 
-from dragkit.measures.intervals import Interval, paired_difference
+from dragkit.measures.intervals import Interval
 from dragkit.measures.metrics import DIRECTION, LABELS
 from draglab.pages import pages, plots
 
@@ -92,7 +92,7 @@ class Study:
 
     def difference(self, a: str, b: str, metric: str) -> Interval:
         """Mean of `a - b` over the photos, with its interval."""
-        return paired_difference(*(self.rows[name]["per_photo"][metric] for name in (a, b)))
+        return pages.difference(self.rows, a, b, metric)
 
     def differences(self, to: str, metric: str, only: tuple[str, ...] | None = None) -> dict[str, Interval]:
         """Every attack minus the row `to`, photo by photo, with intervals."""

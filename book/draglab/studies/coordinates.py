@@ -1,8 +1,9 @@
-"""Coordinates of latents: an invertible linear map of the channels changes a noise loss and no picture at all.
+"""Coordinates of latents: an invertible linear map of the channels changes the noise loss, but no decoded picture.
 
-Noise of one size in every channel hides the small numbers of a latent first. In isometric coordinates, where equal steps change the
-decoded picture equally, small numbers are those that matter least for the squared error. An autoencoder's own coordinates need not
-be so (arXiv 2502.14831 looks at the spectrum of latents).
+Noise of one size in every channel hides the channels of small variance first; what that costs depends on the coordinates. In
+isometric coordinates, where a step of one size changes the decoded picture equally in every direction, the channels of small
+variance are those that matter least for the squared error of the picture. An autoencoder's own coordinates need not be isometric
+(arXiv 2502.14831 looks at the spectrum of latents).
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ def in_coordinates(vae: AutoencoderKL, matrix: Tensor) -> AutoencoderKL:
         raise ValueError(f"matrix is {tuple(matrix.shape)}; the latents have {channels} channels")
     if not matrix.isfinite().all() or not torch.linalg.cond(matrix) < 1e6:
         raise ValueError("matrix is not invertible, or too nearly so for float32")
-    verdicts = copy.deepcopy(vae)
-    into, back = verdicts.quant_conv, verdicts.post_quant_conv
+    mapped = copy.deepcopy(vae)
+    into, back = mapped.quant_conv, mapped.post_quant_conv
     into.weight[:channels] = torch.einsum("dc,cihw->dihw", matrix, into.weight[:channels])
     into.bias[:channels] = matrix @ into.bias[:channels]
     back.weight.copy_(torch.einsum("ochw,cd->odhw", back.weight, torch.linalg.inv(matrix)))
-    return verdicts
+    return mapped

@@ -34,7 +34,7 @@ PRIOR = "prior only"
 
 
 def attacked(
-    recipe: str, reply: str = "", *, n: int, turns: int = TURNS, client: str = zoo.CLIENT, queries: int = 1
+    spec: str, reply: str = "", *, n: int, turns: int = TURNS, client: str = zoo.CLIENT, queries: int = 1
 ) -> Case:
     """DRAG on a defended client: an attacker who does not know of the defence, or who makes this reply."""
     return Case(
@@ -42,19 +42,19 @@ def attacked(
         AT,
         client=client,
         n=n,
-        defence=recipe or None,
-        adaptive=reply if recipe else "",
+        defence=spec or None,
+        adaptive=reply if spec else "",
         queries=queries,
         **FAST,
     )
 
 
-def rebuilt(recipe: str, *, n: int, client: str = zoo.CLIENT) -> dict[str, Case]:
+def rebuilt(spec: str, *, n: int, client: str = zoo.CLIENT) -> dict[str, Case]:
     """The inverse network that was trained on messages of this defence, where this machine has one: label -> case."""
-    if not zoo.available(zoo.inverse_name(client, AT, recipe)):
+    if not zoo.available(zoo.inverse_name(client, AT, spec)):
         return {}
-    case = Case(None, AT, client=client, n=n, defence=recipe, adaptive="retrained")
-    return {f"{recipe}, inverse network": case}
+    case = Case(None, AT, client=client, n=n, defence=spec, adaptive="retrained")
+    return {f"{spec}, inverse network": case}
 
 
 def study(name: str, cases: Mapping[str, Case]) -> Rows:
@@ -64,10 +64,10 @@ def study(name: str, cases: Mapping[str, Case]) -> Rows:
     messages are the same, and so is what leaks.
     """
     rows, images = compare(name, cases)
-    found = _found_first(images, next(iter(cases.values())))
+    first = _found_first(images, next(iter(cases.values())))
     for label, row in rows.items():
-        if label in found:
-            row["retrieval_top1"] = found[label]
+        if label in first:
+            row["retrieval_top1"] = first[label]
         if label in cases:
             case = cases[label]
             row |= {"client": case.client, "server": case.client, "defence": case.defence or "", "reply": case.adaptive}
@@ -133,15 +133,15 @@ def above_half(rows: Rows, label: str, metric: str = "ms_ssim") -> intervals.Int
 
 def insufficient(id_: str, defence: str, rows: Rows, label: str, *, source: str, notebook: str) -> Claim:
     """The claim that a defence leaves an attacker who knows it more than half of what they had."""
-    found = above_half(rows, label)
+    above = above_half(rows, label)
     statement = (
         f"{defence} is not enough: the strongest attacker tried ({label}) keeps more than half of the MS-SSIM that DRAG gains over "
         "the prior alone (value: how far above the half)"
     )
     n = len(rows[label]["per_photo"]["ms_ssim"])
-    return claim(id_, statement, found, n, found.low > 0, source=source, key="ms_ssim above half", notebook=notebook)
+    return claim(id_, statement, above, n, above.low > 0, source=source, key="ms_ssim above half", notebook=notebook)
 
 
 def strongest(rows: Rows, labels: list[str], metric: str = "st_lpips") -> str:
-    """The row of lowest mean ST-LPIPS: the attack that a defender has to fear."""
+    """The row of lowest mean ST-LPIPS: the attack to judge a defence by."""
     return min(labels, key=lambda label: rows[label][metric]["mean"])

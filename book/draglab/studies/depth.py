@@ -27,16 +27,16 @@ def baselines(
     short = "vit" if client == zoo.CLIENT else "focus"
     for cut in at:
         cases = equal_cases(client, cut, turns, n)
-        found, _ = compare(f"baselines-{short}-{cut.replace(':', '-')}", cases)
+        at_cut, _ = compare(f"baselines-{short}-{cut.replace(':', '-')}", cases)
         for label, case in cases.items():
             models = trained_models(case.knowledge().names(METHODS[case.name].uses))
-            found[label] |= {
+            at_cut[label] |= {
                 "method": METHODS[case.name].label,
                 "at": cut,
                 "config": vars(case.config),
                 "models": models,
             }
-        rows |= found
+        rows |= at_cut
     verdicts = [c for name in ("rmle", "lm", "glass", "glass++", "inverse") for c in _beats(rows, name, client, at)]
     verdicts += _plus_improves(rows, client, at)
     command = f"dragkit sweep baselines --client {client} --turns {turns} --n {n} --at {','.join(at)}"

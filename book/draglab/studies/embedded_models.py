@@ -1,9 +1,8 @@
-"""The quality of the embedded models, on the whole validation split."""
+"""The quality of the embedded models, on all validation photos."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,74 +12,72 @@ from dragkit.measures import intervals, metrics, sets
 from dragkit.priors.diffusion import LatentPrior
 from draglab.pages import claims
 from draglab.pages.claims import Claim
+from draglab.tables import claim
 
 
 def models(n: int = 1000, folder: Path | None = None) -> Path:
-    """Quality of the embedded models on the whole validation split; kernel distance of prior samples in ViT-S features."""
-    verdicts: list[Claim] = []
-    rows: dict[str, Any] = {}
+    """Quality of the embedded models on all validation photos; kernel distance of prior samples in ViT-S features."""
     roundtrip, right = _round_trip(), _classified_rightly()
-    for id_, metric, target, unit in (("autoencoder-psnr", "psnr", 27.5, "dB"), ("autoencoder-ssim", "ssim", 0.89, "")):
-        mean, low, high = intervals.bootstrap_ci(roundtrip[metric])
-        verdicts.append(
-            Claim(
-                id_,
-                f"Mean {metric.upper()} of the autoencoder's round trip on the validation split is at least {target}",
-                "dragkit",
-                metric,
-                round(mean, 4),
-                round(low, 4),
-                round(high, 4),
-                len(roundtrip[metric]),
-                unit,
-                mean >= target,
-                "02_diffusion_prior",
-            )
-        )
-    total = len(right)
-    interval = intervals.wilson_interval(sum(right), total)
-    verdicts.append(
-        Claim(
-            "classifier-top1",
-            "The embedded ViT classifies at least 75 % of the validation photos correctly",
-            "dragkit",
-            "top1",
-            round(interval.mean, 4),
-            round(interval.low, 4),
-            round(interval.high, 4),
-            total,
-            "",
-            interval.mean >= 0.75,
-            "01_split_inference",
-        )
-    )
+    verdicts = [
+        _good_round_trip("autoencoder-psnr", "psnr", roundtrip["psnr"], 27.5, "dB"),
+        _good_round_trip("autoencoder-ssim", "ssim", roundtrip["ssim"], 0.89, ""),
+        _good_classifier(right),
+    ]
     _remember_in_cards(roundtrip, right)
     distances = _prior_kernel_distance(n)
-    rows["kernel_distance"] = distances
-    before, after = distances["untrained prior"], distances["prior"]
-    gain = before["value"] - after["value"]
-    error = 1.96 * (before["standard_error"] ** 2 + after["standard_error"] ** 2) ** 0.5
-    verdicts.append(
-        Claim(
-            "prior-kernel-distance",
-            "The trained prior's samples are closer to validation photos than the untrained one's "
-            "(kernel distance in ViT-S features, before minus after)",
-            "dragkit",
-            "kernel distance difference",
-            round(gain, 4),
-            round(gain - error, 4),
-            round(gain + error, 4),
-            n,
-            "",
-            gain - error > 0,
-            "02_diffusion_prior",
-        )
-    )
+    verdicts.append(_better_than_untrained(distances, n))
+    rows = {"kernel_distance": distances}
     return claims.write("models", f"dragkit measure models --n {n}", [0], verdicts, {"rows": rows}, folder)
 
 
+def _good_round_trip(id_: str, metric: str, values: list[float], target: float, unit: str) -> Claim:
+    interval = intervals.bootstrap_ci(values)
+    return claim(
+        id_,
+        f"Mean {metric.upper()} of the autoencoder's round trip on the validation split is at least {target}",
+        interval,
+        len(values),
+        interval.mean >= target,
+        source="dragkit",
+        key=metric,
+        notebook="02_diffusion_prior",
+        unit=unit,
+    )
+
+
+def _good_classifier(right: list[bool]) -> Claim:
+    interval = intervals.wilson_interval(sum(right), len(right))
+    return claim(
+        "classifier-top1",
+        "The embedded ViT classifies at least 75 % of the validation photos correctly",
+        interval,
+        len(right),
+        interval.mean >= 0.75,
+        source="dragkit",
+        key="top1",
+        notebook="01_split_inference",
+    )
+
+
+def _better_than_untrained(distances: dict[str, dict[str, float]], n: int) -> Claim:
+    before, after = distances["untrained prior"], distances["prior"]
+    gain = before["value"] - after["value"]
+    error = 1.96 * (before["standard_error"] ** 2 + after["standard_error"] ** 2) ** 0.5
+    return claim(
+        "prior-kernel-distance",
+        "The trained prior's samples are closer to validation photos than the untrained one's "
+        "(kernel distance in ViT-S features, before minus after)",
+        intervals.Interval(gain, gain - error, gain + error),
+        n,
+        gain - error > 0,
+        source="dragkit",
+        key="kernel distance difference",
+        notebook="02_diffusion_prior",
+    )
+
+
 def _remember_in_cards(roundtrip: dict[str, list[float]], right: list[bool]) -> None:
-    """Replace what the cards say of quality (measured while training, on a part of the split) by the whole split's figures."""
+    """Replace what the cards say of quality (measured while training, on some validation photos) by the figures of all of them."""
     figures = {metric: {"value": sum(v) / len(v), "n": len(v)} for metric, v in roundtrip.items()}
     zoo.update_card(f"{zoo.PRIOR}/vae", {"measured": figures})
     zoo.update_card(zoo.CLIENT, {"measured": {"top1": {"value": sum(right) / len(right), "n": len(right)}}})
@@ -132,6 +129,6 @@ def _prior_kernel_distance(n: int) -> dict[str, dict[str, float]]:
     collections = {"training photos": train, "prior": sampled(prior), "untrained prior": sampled(blank)}
     out = {}
     for label, images in collections.items():
-        found = sets.kernel_distance(features(images) / scale, real / scale)
-        out[label] = {"value": float(found[0]), "standard_error": float(found[1])}
+        value, error = sets.kernel_distance(features(images) / scale, real / scale)
+        out[label] = {"value": float(value), "standard_error": float(error)}
     return out

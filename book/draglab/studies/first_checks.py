@@ -24,7 +24,7 @@ SEEDS = [0, 3407]  # of the choice of photos, and of the attacks
 
 
 def overfit(n: int = 16, folder: Path | None = None) -> Path:
-    """Split at the embeddings: nothing but a linear map hides the photo, so the published settings must rebuild it."""
+    """Cut at the embeddings: nothing but a linear map hides the photo, so the published settings must rebuild it."""
     return _overfit("overfit", "overfit-embeddings", "the published settings", DragConfig.paper(), n, folder)
 
 
@@ -40,13 +40,13 @@ def _overfit(name: str, id_: str, settings: str, config: DragConfig, n: int, fol
     against_photo = rows["decoder ceiling"]["ms_ssim"]["mean"] >= 0.95  # below that no decoded latent could reach 0.95
     values = reached if against_photo else [a / b for a, b in zip(reached, possible, strict=True)]
     target, of = (0.95, "MS-SSIM against the photo") if against_photo else (0.97, "MS-SSIM, share of decoder ceiling")
-    found = intervals.bootstrap_ci(values)
+    interval = intervals.bootstrap_ci(values)
     verdict = claim(
         id_,
         f"At the embeddings, DRAG with {settings} rebuilds the photo ({of} above {target})",
-        found,
+        interval,
         n,
-        found.mean > target,
+        interval.mean > target,
         source=f"{PAPER}, first experiments",
         key="ms_ssim" if against_photo else "ms_ssim / ceiling",
         notebook="06_drag",

@@ -28,8 +28,7 @@ from dragkit.defenses.additive import GaussianNoise
 from dragkit.measures import intervals, metrics
 from dragkit.measures.intervals import Interval
 from draglab import accuracy
-from draglab import cases as experiment
-from draglab.cases import Case
+from draglab.cases import Case, run, sent
 from draglab.pages.claims import Claim
 from draglab.studies import defence_study
 from draglab.studies.budget import FAST
@@ -94,7 +93,7 @@ def bounds(
     return defence_study.write("bounds", options, [_holds(levels, n)], levels, folder, **extra)
 
 
-def _photos_and_features(client: SplitClient, subset: str, without: list[int]) -> tuple[Tensor, Tensor]:
+def _photos_and_features(client: SplitClient, subset: data.Subset, without: list[int]) -> tuple[Tensor, Tensor]:
     """Pixels in [0, 1] and IRs (rounded to half precision, far below the noise) of a part of the data, a row per photo, float32."""
     images = data.imagenette(subset)[0]
     kept = torch.ones(len(images), dtype=torch.bool)
@@ -106,18 +105,18 @@ def _galleries(prefix: str, photos: tuple[Tensor, Tensor], std: float, size: int
     """Bound on the error and rate of identification, with the galleries' values; the same messages in both."""
     pixels, features = photos
     asked = min(queries, size)
-    found = gallery_mmse(
+    bound = gallery_mmse(
         pixels, features, Gaussian(std), size=size, queries=asked, generator=torch.Generator().manual_seed(0)
     )
     known = gallery_identification(
         features, Gaussian(std), size=size, queries=asked, generator=torch.Generator().manual_seed(0)
     )
     return {
-        f"{prefix}bound": list(found.interval()),
-        f"{prefix}bound_per_gallery": found.values.tolist(),
-        f"{prefix}posterior_sampler_bound": list(found.posterior_sampler()),
-        f"{prefix}prior_variance": float(found.nothing.mean()),
-        f"{prefix}nats": float(found.nats.mean()),
+        f"{prefix}bound": list(bound.interval()),
+        f"{prefix}bound_per_gallery": bound.values.tolist(),
+        f"{prefix}posterior_sampler_bound": list(bound.posterior_sampler()),
+        f"{prefix}prior_variance": float(bound.nothing.mean()),
+        f"{prefix}nats": float(bound.nats.mean()),
         f"{prefix}top1": list(known.top(1)),
         f"{prefix}chance_top1": known.chance(1),
         f"{prefix}size": size,
@@ -128,18 +127,18 @@ def _attacks(
     client: SplitClient, public: tuple[Tensor, Tensor], noise: float, std: float, n: int, turns: int
 ) -> dict[str, Tensor]:
     """Mean squared error per photo of attackers who know the noise, and of the mean training photo, who hears nothing."""
-    recipe = f"gaussian:{noise}"
-    know: dict[str, Any] = {"n": n, "defence": recipe, "adaptive": "likelihood", **FAST}
+    spec = f"gaussian:{noise}"
+    know: dict[str, Any] = {"n": n, "defence": spec, "adaptive": "likelihood", **FAST}
     cases = {DRAG: Case(DragConfig.small(turns), AT, **know), RMLE: Case(RmleConfig(iterations=150), AT, **know)}
-    if zoo.available(zoo.inverse_name(zoo.CLIENT, AT, recipe)):
+    if zoo.available(zoo.inverse_name(zoo.CLIENT, AT, spec)):
         cases["inverse network"] = Case(None, AT, **know)
-    results = {label: experiment.run(case) for label, case in cases.items()}
+    results = {label: run(case) for label, case in cases.items()}
     photos = results[DRAG].photos
     errors = {label: metrics.mse(result.images, photos) for label, result in results.items()}
     pixels, features = public
     with torch.no_grad():
         case = cases[DRAG]
-        heard = experiment.sent(case, GaussianNoise.of(client, noise), client, photos, case.attack_seed)[0].flatten(1)
+        heard = sent(case, GaussianNoise.of(client, noise), client, photos, case.attack_seed)[0].flatten(1)
     weights = Gaussian(std).log_likelihood(heard.double() / std, features).softmax(1)
     for label, guess in {
         "training photos, weighted by likelihood": weights.float() @ pixels,
@@ -220,7 +219,7 @@ def bits(n: int = 3925, thresholds: tuple[float, ...] = THRESHOLDS, folder: Path
     return defence_study.write("bits", f"--n {n}", [_budget(rows, len(val[0]))], rows, folder, **extra)
 
 
-def _photos_and_cls(client: SplitClient, subset: str) -> tuple[Tensor, Tensor]:
+def _photos_and_cls(client: SplitClient, subset: data.Subset) -> tuple[Tensor, Tensor]:
     """Pixels `(P, d)` and CLS tokens `(P, D)` of a part of the data."""
     pixels = data.imagenette(subset)[0].flatten(1).float() / 255
     return pixels, accuracy.features(client, subset)[:, 0].float()

@@ -27,14 +27,14 @@ def retrieval(
     features = look(gallery.photos)
     rows: Rows = {}
     for label, shown in images.items():
-        found = identify(shown, gallery, look, features)
+        ranked = identify(shown, gallery, look, features)
         rows[label] = {
-            "top1": list(found["gallery"].top1),
-            "top5": list(found["gallery"].top5),
-            "mrr": list(found["gallery"].mrr),
-            "same_class_top1": list(found["same class"].top1),
+            "top1": list(ranked["gallery"].top1),
+            "top5": list(ranked["gallery"].top5),
+            "mrr": list(ranked["gallery"].mrr),
+            "same_class_top1": list(ranked["same class"].top1),
             "class_agreement": list(rate(class_agreement(shown, images["photo"], name_class))),
-            "ranks": found["gallery"].ranks.tolist(),
+            "ranks": ranked["gallery"].ranks.tolist(),
         }
     top1 = Interval(*rows[f"DRAG, {at}"]["top1"])
     chance = 1 / len(gallery.photos)

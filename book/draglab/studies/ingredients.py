@@ -7,9 +7,10 @@ from pathlib import Path
 from dragkit.config import DragConfig
 from draglab.cases import Case
 from draglab.pages import claims
+from draglab.pages.pages import difference
 from draglab.studies.budget import FAST
 from draglab.studies.first_checks import PAPER, SEEDS
-from draglab.tables import Rows, claim, compare, difference, gap
+from draglab.tables import Rows, claim, compare, gap
 
 CUTS = ("block:6", "block:12")  # claims are about the last one
 
@@ -19,8 +20,8 @@ def _at_every_block(name: str, settings: dict[str, DragConfig], at: tuple[str, .
     rows: Rows = {}
     for cut in at:
         cases = {f"{label}, {cut}": Case(config, cut, n=n, **FAST) for label, config in settings.items()}
-        found, _ = compare(f"{name}-{cut.replace(':', '-')}", cases)
-        rows |= {label: row | {"at": cut} for label, row in found.items()}
+        at_cut, _ = compare(f"{name}-{cut.replace(':', '-')}", cases)
+        rows |= {label: row | {"at": cut} for label, row in at_cut.items()}
     return rows
 
 

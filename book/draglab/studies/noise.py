@@ -29,11 +29,11 @@ def noise(n: int = 32, folder: Path | None = None) -> Path:
         ("dropout", DROPOUT, "visible"),
     ):
         for strength in strengths:
-            recipe = f"{kind}:{strength}"
-            cases |= {recipe: attacked(recipe, n=n), f"{recipe}, {reply}": attacked(recipe, reply, n=n)}
-            if recipe in EXPECTED:
-                cases[f"{recipe}, expectation"] = attacked(recipe, "expectation", n=n)
-            cases |= defence_study.rebuilt(recipe, n=n)
+            spec = f"{kind}:{strength}"
+            cases |= {spec: attacked(spec, n=n), f"{spec}, {reply}": attacked(spec, reply, n=n)}
+            if spec in EXPECTED:
+                cases[f"{spec}, expectation"] = attacked(spec, "expectation", n=n)
+            cases |= defence_study.rebuilt(spec, n=n)
     rows = defence_study.study("noise", cases)
     return defence_study.write("defence_noise", f"--n {n}", [_tradeoff(rows, n)], rows, folder)
 
@@ -43,15 +43,15 @@ def _tradeoff(rows: Rows, n: int) -> Claim:
     enough = [
         s for s in GAUSSIAN if all(defence_study.above_half(rows, label).high < 0 for label in _attackers(rows, s))
     ]
-    recipe = f"gaussian:{enough[0] if enough else GAUSSIAN[-1]}"
-    server = defence_study.trained_server(recipe)
+    spec = f"gaussian:{enough[0] if enough else GAUSSIAN[-1]}"
+    server = defence_study.trained_server(spec)
     plain = accuracy.measured_right(zoo.CLIENT, AT)
-    cost = accuracy.accuracy_drop(plain, accuracy.measured_right(server or zoo.CLIENT, AT, recipe))
+    cost = accuracy.accuracy_drop(plain, accuracy.measured_right(server or zoo.CLIENT, AT, spec))
     return claim(
         "noise-tradeoff",
         "Gaussian noise that takes more than half of DRAG's gain in MS-SSIM from every attacker tried costs "
         f"{'even a server that was trained for it' if server else 'the server'} more than two points of accuracy (weakest such "
-        f"level of those tested on {n} photos: {recipe}; value: accuracy lost on all photos of the validation split)",
+        f"level of those tested on {n} photos: {spec}; value: accuracy lost on all photos of the validation split)",
         cost,
         len(plain),
         bool(enough) and cost.low > 0.02,
@@ -63,5 +63,5 @@ def _tradeoff(rows: Rows, n: int) -> Claim:
 
 def _attackers(rows: Rows, strength: float) -> list[str]:
     """Rows of the attackers against this much Gaussian noise."""
-    recipe = f"gaussian:{strength}"
-    return [label for label, row in rows.items() if row.get("defence") == recipe and row["server"] == row["client"]]
+    spec = f"gaussian:{strength}"
+    return [label for label, row in rows.items() if row.get("defence") == spec and row["server"] == row["client"]]

@@ -63,9 +63,9 @@ def noise(folder: Path | None = None) -> Path:
 
 def _lower(id_: str, statement: str, a: Tensor, b: Tensor) -> claims.Claim:
     """The claim that the losses `a` are lower than `b` on the same latents."""
-    found, key = intervals.paired_difference(a, b), "noise loss difference"
-    holds = found.high < 0
-    return claim(id_, statement, found, len(a), holds, source="dragkit", key=key, notebook="02_diffusion_prior")
+    gain, key = intervals.paired_difference(a, b), "noise loss difference"
+    holds = gain.high < 0
+    return claim(id_, statement, gain, len(a), holds, source="dragkit", key=key, notebook="02_diffusion_prior")
 
 
 @torch.no_grad()
@@ -119,6 +119,6 @@ def _losses(guess: Guess, prior: LatentPrior, latents: Tensor, t: Tensor, eps: T
 
 
 @torch.no_grad()
-def _latents(prior: LatentPrior, subset: str) -> Tensor:
+def _latents(prior: LatentPrior, subset: data.Subset) -> Tensor:
     """Clean latents of all photos of a part of the data, scaled: `(N, 16, 8, 8)`."""
     return torch.cat([prior.encode(x.float() / 255) for x in data.imagenette(subset)[0].split(128)])

@@ -11,7 +11,7 @@ from torch import Tensor
 from dragkit import zoo
 from dragkit.attacks.message import Message
 from dragkit.methods import METHODS
-from draglab import cases as experiment
+from draglab.cases import round_trip, run
 from draglab.pages import claims
 from draglab.studies.budget import equal_cases
 from draglab.studies.first_checks import SEEDS
@@ -48,10 +48,10 @@ def _for_every_budget(budgets: tuple[int, ...], at: str, n: int, methods: tuple[
     rows: Rows = {}
     for turns in budgets:
         for case in equal_cases(zoo.CLIENT, at, turns, n, methods).values():
-            found = experiment.run(case)
+            result = run(case)
             extra = {} if case.name == "inverse" else {"turns": turns}
-            rows[_label(case.name, **extra)] = result_row(found) | extra
-    return rows, found.photos
+            rows[_label(case.name, **extra)] = result_row(result) | extra
+    return rows, result.photos
 
 
 def _label(name: str, turns: int | None = None) -> str:
@@ -62,7 +62,7 @@ def _label(name: str, turns: int | None = None) -> str:
 def _ceiling(photos: Tensor, at: str) -> dict[str, Any]:
     """The photos through encoder and decoder, with their IR distance."""
     client = zoo.load_client(zoo.CLIENT, at)
-    images = experiment.round_trip(photos, zoo.load_prior(zoo.PRIOR))
+    images = round_trip(photos, zoo.load_prior(zoo.PRIOR))
     distance = Message(client(photos), client).measure(images)
     return row(images, photos) | {"distance": [round(v, 5) for v in distance.tolist()]}
 

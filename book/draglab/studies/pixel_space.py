@@ -37,8 +37,8 @@ def pixels(
             f"{PIXELS}, {cut}": _in_pixels(config, rate, cut, n),
             f"{PIXELS}, same time, {cut}": _in_pixels(same["drag-pixel"], rate, cut, n),
         }
-        found, _ = compare(f"pixels-{cut.replace(':', '-')}", cases)
-        rows |= {label: row | {"at": cut} for label, row in found.items()}
+        at_cut, _ = compare(f"pixels-{cut.replace(':', '-')}", cases)
+        rows |= {label: row | {"at": cut} for label, row in at_cut.items()}
         verdicts.append(_latent_wins(rows, cut, turns))
     command = f"dragkit sweep pixels --turns {turns} --n {n} --at {','.join(at)}"
     extra = {"turns": turns, "blocks": list(at), "rate": rate, "rates_on_training_photos": rates, "rows": rows}

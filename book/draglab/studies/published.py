@@ -35,10 +35,10 @@ def published(n: int = 8, at: tuple[str, ...] = CUTS, folder: Path | None = None
             for name in here
         }
         cases[f"{OURS}, {cut}"] = Case(DragConfig.small(TURNS), cut, n=n, **FAST)
-        found, _ = compare(f"published-{cut.replace(':', '-')}", cases)
+        at_cut, _ = compare(f"published-{cut.replace(':', '-')}", cases)
         for label in cases:
-            found[label] |= {"method": label.removesuffix(f", {cut}"), "at": cut}
-        rows |= found
+            at_cut[label] |= {"method": label.removesuffix(f", {cut}"), "at": cut}
+        rows |= at_cut
         verdicts += [_beats(rows, name, cut) for name in here if name in ("rmle", "lm", "glass")]
     command = f"dragkit sweep published --n {n} --at {','.join(at)}"
     return claims.write("published", command, SEEDS, verdicts, {"blocks": list(at), "rows": rows}, folder)

@@ -28,7 +28,7 @@ SEEDS_EACH = 4
 
 
 class Mechanism(NamedTuple):
-    """What is drawn at random: a recipe whose strength is chosen, what follows it, the reply, and how many messages are heard."""
+    """What is drawn at random: a spec whose strength is chosen, what follows it, the reply, and how many messages are heard."""
 
     name: str
     between: tuple[float, float]
@@ -51,8 +51,8 @@ def randomness(n: int = 32, folder: Path | None = None) -> Path:
     strengths = {m.name: strength(m.name, m.between) for m in MECHANISMS}
     cases = {OPEN: attacked("", n=n)}
     for m in MECHANISMS:
-        recipe = f"{m.name}:{strengths[m.name]}{m.then}"
-        cases |= {f"{m.name}{m.then}, {k}": attacked(recipe, m.reply, n=n, queries=k) for k in m.queries}
+        spec = f"{m.name}:{strengths[m.name]}{m.then}"
+        cases |= {f"{m.name}{m.then}, {k}": attacked(spec, m.reply, n=n, queries=k) for k in m.queries}
     most = QUERIES[-1]
     cases[f"heads, {most}, instances"] = attacked(f"heads:{strengths['heads']}", "instances", n=n, queries=most)
     again = {
@@ -108,14 +108,14 @@ def strength(name: str, between: tuple[float, float]) -> float:
 
     def work() -> dict[str, Any]:
         client = zoo.load_client(at=AT)
-        found = accuracy.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between)
-        return {"strength": torch.tensor(found.strength, dtype=torch.float64)}
+        calibration = accuracy.calibrate(lambda value: make(f"{name}:{value}", client), client, LOST, between)
+        return {"strength": torch.tensor(calibration.strength, dtype=torch.float64)}
 
     return round(float(remember(cache.cache_dir() / "results", spec, work)["strength"]), 4)
 
 
 def _with_loss(rows: Rows) -> Rows:
-    """Rows with the accuracy that each mechanism loses on the whole split, photo by photo."""
+    """Rows with the accuracy that each mechanism loses on the whole subset, photo by photo."""
     plain = accuracy.measured_right(zoo.CLIENT, AT)
     for row in rows.values():
         if row.get("defence"):

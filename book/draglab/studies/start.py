@@ -34,8 +34,8 @@ def starts(
             config = DragConfig.small_plus(turns, strength)
             cases[f"guess, strength {strength}, {cut}"] = Case(config, cut, method="drag++", n=n, **FAST)
             cases[f"grey, strength {strength}, {cut}"] = Case(config, cut, method="drag-grey", n=n, **FAST)
-        found, _ = compare(f"starts-{cut.replace(':', '-')}", cases)
-        rows |= {label: row | {"at": cut} for label, row in found.items()}
+        at_cut, _ = compare(f"starts-{cut.replace(':', '-')}", cases)
+        rows |= {label: row | {"at": cut} for label, row in at_cut.items()}
     verdicts = [
         gap(
             f"guess-beats-grey/{cut.replace(':', '-')}",

@@ -26,8 +26,8 @@ def tokens(n: int = 32, folder: Path | None = None) -> Path:
         cases |= {f"drop:{share}": attacked(f"drop:{share}", n=n)}
         cases |= {f"drop:{share}, mask": attacked(f"drop:{share}", "mask", n=n)}
     both = "drop:0.5+shuffle"
-    for recipe in ("shuffle", "drop:0.5", both):
-        cases |= defence_study.rebuilt(recipe, n=n)
+    for spec in ("shuffle", "drop:0.5", both):
+        cases |= defence_study.rebuilt(spec, n=n)
     cases |= {both: attacked(both, n=n)} | {f"{both}, {r}": attacked(both, r, n=n) for r in AFTER_DROP}
     rows = defence_study.study("tokens", cases)
     best = defence_study.strongest(rows, [label for label in cases if label.startswith("shuffle, ")])

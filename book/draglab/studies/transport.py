@@ -20,20 +20,20 @@ def transport(n: int = 32, folder: Path | None = None) -> Path:
     """Messages of fewer numbers or bits against the attacker who knows what is missing; secret bases against one who needs none."""
     cases = {OPEN: attacked("", n=n)}
     for share in TOPK:
-        recipe = f"topk:{share}"
-        cases |= {recipe: attacked(recipe, n=n), f"{recipe}, visible": attacked(recipe, "visible", n=n)}
+        spec = f"topk:{share}"
+        cases |= {spec: attacked(spec, n=n), f"{spec}, visible": attacked(spec, "visible", n=n)}
     for rank in RANKS:
-        recipe = f"lowrank:{rank}"
-        cases |= {recipe: attacked(recipe, n=n), f"{recipe}, projected": attacked(recipe, "projected", n=n)}
+        spec = f"lowrank:{rank}"
+        cases |= {spec: attacked(spec, n=n), f"{spec}, projected": attacked(spec, "projected", n=n)}
     cases |= {f"quantise:{bits}": attacked(f"quantise:{bits}", n=n) for bits in BITS}
-    for recipe in SECRET:
-        replies = ("", "token gram", "undo") if recipe == "rotate" else ("", "undo")
-        cases |= {f"{recipe}, {r}" if r else recipe: attacked(recipe, r, n=n) for r in replies}
+    for spec in SECRET:
+        replies = ("", "token gram", "undo") if spec == "rotate" else ("", "undo")
+        cases |= {f"{spec}, {r}" if r else spec: attacked(spec, r, n=n) for r in replies}
     rows = defence_study.study("transport", cases)
     verdicts = [
         defence_study.insufficient(
-            f"{recipe}-insufficient", what, rows, f"{recipe}, undo", source="dragkit", notebook="12_tokens"
+            f"{spec}-insufficient", what, rows, f"{spec}, undo", source="dragkit", notebook="12_tokens"
         )
-        for recipe, what in zip(SECRET, ("A secret rotation", "A secret order of the features"), strict=True)
+        for spec, what in zip(SECRET, ("A secret rotation", "A secret order of the features"), strict=True)
     ]
     return defence_study.write("defence_transport", f"--n {n}", verdicts, rows, folder)

@@ -123,7 +123,7 @@ class AutoencoderTask(Task):
         return loss, logged
 
     def evaluate(self, model: nn.Module, n: int = 200) -> dict[str, float]:
-        """PSNR and SSIM of the round trip (posterior mean) on `n` validation photos spread over the split."""
+        """PSNR and SSIM of the round trip (posterior mean) on `n` validation photos spread over the subset."""
         x = self.val[:: max(1, len(self.val) // n)].float() / 255
         y = torch.cat([reconstruct(model, part) for part in x.split(64)])
         return {"psnr": psnr(y, x).mean().item(), "ssim": ssim(y, x).mean().item()}
@@ -173,7 +173,7 @@ def train_autoencoder(config: TrainConfig = CONFIG, recipe: AutoencoderRecipe = 
 
 
 def measure_autoencoder(model: AutoencoderKL, device: torch.device) -> dict[str, Any]:
-    """Round trip (posterior mean) of the whole validation split: mean PSNR in dB, SSIM, ST-LPIPS."""
+    """Round trip (posterior mean) of all validation photos: mean PSNR in dB, SSIM, ST-LPIPS."""
     metrics = {"psnr": psnr, "ssim": ssim, "st_lpips": st_lpips}
     return measure_rebuilt(lambda x: reconstruct(model, x), metrics, device)
 

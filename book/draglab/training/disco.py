@@ -118,10 +118,10 @@ class DiscoTask(Task):
         self.photos, self.labels = (t.to(device) for t in imagenette("train", 80))  # room for crops
         self.val, self.val_labels = (t.to(device) for t in imagenette("val"))
         h = self.training_messages(client)
-        made, given = adversary.shape, tuple(client.tokens(h[:1]).shape[1:])
-        if (made.num_tokens, made.token_width) != given:
+        shape, given = adversary.shape, tuple(client.tokens(h[:1]).shape[1:])
+        if (shape.num_tokens, shape.token_width) != given:
             raise ValueError(
-                f"adversary takes tokens {(made.num_tokens, made.token_width)}, but the client sends {given}"
+                f"adversary takes tokens {(shape.num_tokens, shape.token_width)}, but the client sends {given}"
             )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -142,13 +142,13 @@ class DiscoTask(Task):
         """Muon and AdamW as for the classifier; the pruner learns by AdamW at its own rate."""
         first_and_last = [f"client.model.{name}" for name in ("vit.embeddings", "classifier")]
         first_and_last += [f"adversary.{name}" for name in ("embed", "position", "mask_token", "head")]
-        made = muon_and_adamw(self.model, config.lr, config.weight_decay, ("pruner", *first_and_last))
+        optimizers = muon_and_adamw(self.model, config.lr, config.weight_decay, ("pruner", *first_and_last))
         own = {id(p) for p in self.model.pruner.parameters()}
-        group = made[1].param_groups[0]
+        group = optimizers[1].param_groups[0]
         group["params"] = [p for p in group["params"] if id(p) not in own]
         pruner = list(self.model.pruner.parameters())
-        made[1].add_param_group({"params": pruner, "lr": config.lr * self.recipe.pruner_lr})
-        return made
+        optimizers[1].add_param_group({"params": pruner, "lr": config.lr * self.recipe.pruner_lr})
+        return optimizers
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The adversary's error (reversed for the pruner) plus `recipe.rho` times the error of the server's answers."""
@@ -270,7 +270,7 @@ def disco_runs(name: str = NAME, at: str = AT) -> tuple[str, str]:
 
 @torch.no_grad()
 def measure(task: DiscoTask) -> dict[str, Any]:
-    """On the whole validation split: accuracy with and without the mask, and PSNR of the adversary against the mask."""
+    """On all validation photos: accuracy with and without the mask, and PSNR of the adversary against the mask."""
     client, defence = task.model.client, task.defence(task.model)
     quality = measure_rebuilt(lambda x: task.rebuild(task.model, x), {"adversary_psnr": psnr}, task.device)
     right = {"top1": accuracy.per_photo_right(client, defence), "top1_no_mask": accuracy.per_photo_right(client)}

@@ -1,4 +1,4 @@
-"""From a recipe to a shipped model: train, measure on the whole validation split, export as fp16 safetensors with a card."""
+"""From a recipe to a shipped model: train, measure on the all validation photos, export as fp16 safetensors with a card."""
 
 from __future__ import annotations
 

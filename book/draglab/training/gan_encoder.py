@@ -90,12 +90,12 @@ class EncoderTask(Task):
     @torch.no_grad()
     def _images(self, step: int, generator: torch.Generator) -> Tensor:
         """Generated images, then photos, `(B, 3, S, S)` in [0, 1]."""
-        made = round(self.recipe.generated * self.batch)
-        z = torch.randn(made, self.generator.latent_dim, generator=generator).to(self.device)
-        fakes = self.generator(z).clamp(0, 1) if made else self.photos[:0].float()
-        if made == self.batch:
+        n_generated = round(self.recipe.generated * self.batch)
+        z = torch.randn(n_generated, self.generator.latent_dim, generator=generator).to(self.device)
+        fakes = self.generator(z).clamp(0, 1) if n_generated else self.photos[:0].float()
+        if n_generated == self.batch:
             return fakes
-        index = batch_indices(len(self.photos), self.batch - made, step, self.seed)
+        index = batch_indices(len(self.photos), self.batch - n_generated, step, self.seed)
         return torch.cat([fakes, views(self.photos[index], 1.0, generator)])
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

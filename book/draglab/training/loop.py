@@ -22,6 +22,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
@@ -115,7 +116,7 @@ class Task(ABC):
         """Images `(3, H, W)` in [0, 1] to look at, or None."""
         return None
 
-    def optimizers(self, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    def optimizers(self, config: TrainConfig) -> list[Optimizer]:
         """What steps the weights; AdamW on all of them unless a task says otherwise."""
         return [torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)]
 
@@ -170,22 +171,11 @@ def fit(task: Task, config: TrainConfig, folder: Path, *, show: bool = True) -> 
             for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
                 for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                     group["lr"] = lr * config.lr_factor(step, progress)
-            generator = torch.Generator().manual_seed(config.seed * 7_368_787 + step)
-            with autocast(device):
-                loss, logged = task.loss(step, generator)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {step}; lower --lr and run the command again"
-                )
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.clip)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            figures = _learn(task, config, optimizers, step, device)
             average.update_parameters(task.model)
             step += 1
             bar.update()
-            for name, value in {"loss": loss.item(), "grad_norm": norm.item(), **logged}.items():
+            for name, value in figures.items():
                 window.setdefault(name, []).append(value)
             if step % 100 == 0:
                 means = {name: sum(values) / len(values) for name, values in window.items()}
@@ -206,6 +196,27 @@ def fit(task: Task, config: TrainConfig, folder: Path, *, show: bool = True) -> 
     finally:
         bar.close()
     return average.module.eval()
+
+
+def _learn(
+    task: Task, config: TrainConfig, optimizers: list[Optimizer], step: int, device: torch.device
+) -> dict[str, float]:
+    """One step of all optimisers; what to log of it.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    generator = torch.Generator().manual_seed(config.seed * 7_368_787 + step)
+    with autocast(device):
+        loss, logged = task.loss(step, generator)
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower --lr and run the command again")
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.clip)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return {"loss": loss.item(), "grad_norm": norm.item(), **logged}
 
 
 def _ema(decay: float):

@@ -20,7 +20,7 @@ from transformers import ViTForImageClassification
 from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import CLASSES, imagenette
-from dragkit.defenses.nopeek import distance_correlation
+from dragkit.defenses.nopeek import Distances, distance_correlation
 from dragkit.devices import pick_device
 from dragkit.measures.intervals import rate
 from draglab.accuracy import per_photo_right
@@ -29,8 +29,6 @@ from draglab.training.classifier import MEAN, STD, image_processor, normalise, t
 from draglab.training.export import export_model, round_to_fp16, run_folder, same_recipe
 from draglab.training.loop import Task, TrainConfig, batch_indices, fit, quick_attention
 from draglab.training.muon import muon_and_adamw
-
-Distances = Literal["euclid", "squared", "cosine"]
 
 Halves = Literal["both", "client", "server"]
 
@@ -158,15 +156,18 @@ class NopeekTask(Task):
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """On every fourth validation photo: accuracy, and both estimates of the correlation (see `measure_correlation`)."""
-        found = measure_correlation(lambda x: self.answer(model, x)[1], self.val[::4])
-        return {"top1": top1(model, self.val[::4], self.val_labels[::4]), **{k: v["value"] for k, v in found.items()}}
+        correlations = measure_correlation(lambda x: self.answer(model, x)[1], self.val[::4])
+        return {
+            "top1": top1(model, self.val[::4], self.val_labels[::4]),
+            **{k: v["value"] for k, v in correlations.items()},
+        }
 
 
 @torch.no_grad()
 def measure_correlation(client: Callable[[Tensor], Tensor], photos: Tensor) -> dict[str, dict[str, float]]:
     """Euclidean distance correlation of whole photos (uint8) and all tokens: means over batches of 128.
 
-    The biased one depends on that size. A batch is drawn from all over the split, which is sorted by class; "n" photos are used.
+    The biased one depends on that size. A batch is drawn from all over the subset, which is sorted by class; "n" photos are used.
     """
     size = min(MEASURED_BATCH, len(photos))
     batches = len(photos) // size

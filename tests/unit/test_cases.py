@@ -9,7 +9,7 @@ from dragkit import cache
 from dragkit.attacks.rmle import RmleConfig
 from dragkit.config import DragConfig
 from dragkit.priors.diffusion import LatentPrior
-from draglab import cases as experiment
+from draglab import cases
 from draglab.cases import Case
 from draglab.pages import claims
 from draglab.pages.claims import Claim
@@ -41,25 +41,24 @@ def test_a_failed_job_publishes_nothing(tmp_path):
 
 def test_specification_changes_with_all_that_matters():
     case = Case(DragConfig.ci(), "block:6")
-    base = experiment.specification(case, [1, 2], 0)
+    base = cases.specification(case, [1, 2], 0)
     others = [
-        experiment.specification(Case(DragConfig.ci().with_(clip=None), "block:6"), [1, 2], 0),
-        experiment.specification(Case(DragConfig.ci(), "block:7"), [1, 2], 0),
-        experiment.specification(Case(DragConfig.ci(), "block:6", defence="shuffle"), [1, 2], 0),
-        experiment.specification(Case(RmleConfig.fast(), "block:6"), [1, 2], 0),
-        experiment.specification(case, [1, 3], 0),
-        experiment.specification(case, [1, 2], 8),
+        cases.specification(Case(DragConfig.ci().with_(clip=None), "block:6"), [1, 2], 0),
+        cases.specification(Case(DragConfig.ci(), "block:7"), [1, 2], 0),
+        cases.specification(Case(DragConfig.ci(), "block:6", defence="shuffle"), [1, 2], 0),
+        cases.specification(Case(RmleConfig.fast(), "block:6"), [1, 2], 0),
+        cases.specification(case, [1, 3], 0),
+        cases.specification(case, [1, 2], 8),
     ]
     texts = [json.dumps(s, sort_keys=True) for s in (base, *others)]
     assert len(set(texts)) == len(texts)
     assert (
-        json.dumps(experiment.specification(Case(DragConfig.ci(), "block:6", n=64), [1, 2], 0), sort_keys=True)
-        == texts[0]
+        json.dumps(cases.specification(Case(DragConfig.ci(), "block:6", n=64), [1, 2], 0), sort_keys=True) == texts[0]
     )
 
 
 def test_a_specification_keeps_the_names_under_which_results_were_stored():
-    told = experiment.specification(Case(DragConfig.ci(), "block:6", subset="train"), [1, 2], 0)["case"]
+    told = cases.specification(Case(DragConfig.ci(), "block:6", subset="train"), [1, 2], 0)["case"]
     assert told["split"] == "train" and "subset" not in told
 
 
@@ -70,22 +69,22 @@ def test_unknown_defence_is_refused():
 
 def test_a_case_runs_end_to_end_on_the_embedded_models(tmp_path, monkeypatch):
     photos = torch.rand(3, 3, 64, 64)
-    monkeypatch.setattr(experiment.data, "pick", lambda split, n, seed: (photos[:n], torch.arange(n), list(range(n))))
+    monkeypatch.setattr(cases.data, "pick", lambda subset, n, seed: (photos[:n], torch.arange(n), list(range(n))))
     case = Case(DragConfig(num_steps=2, recurrence=2), "block:2", n=3)
-    first = experiment.run(case, tmp_path, batch=2, progress=False)
-    again = experiment.run(case, tmp_path, batch=2, progress=False)
+    first = cases.run(case, tmp_path, batch=2, progress=False)
+    again = cases.run(case, tmp_path, batch=2, progress=False)
     assert first.images.shape == (3, 3, 64, 64) and first.nfe == 4
     torch.testing.assert_close(first.images, again.images, rtol=0, atol=0)
     assert first.seconds == again.seconds  # the stored measurement, not a new one
-    shuffled = experiment.run(Case(case.config, "block:2", n=3, defence="shuffle"), tmp_path, batch=2, progress=False)
+    shuffled = cases.run(Case(case.config, "block:2", n=3, defence="shuffle"), tmp_path, batch=2, progress=False)
     assert (shuffled.distance - first.distance).abs().max() > 1e-4
 
 
 def test_an_interrupted_case_publishes_nothing_and_goes_on(tmp_path, monkeypatch):
     photos = torch.rand(2, 3, 64, 64)
-    monkeypatch.setattr(experiment.data, "pick", lambda split, n, seed: (photos[:n], torch.arange(n), list(range(n))))
+    monkeypatch.setattr(cases.data, "pick", lambda subset, n, seed: (photos[:n], torch.arange(n), list(range(n))))
     case = Case(DragConfig(num_steps=6, recurrence=1), "block:2", n=2)
-    whole = experiment.run(case, tmp_path / "whole", progress=False)
+    whole = cases.run(case, tmp_path / "whole", progress=False)
     predict, calls = LatentPrior.predict_noise, []
 
     def interrupted(self, *given):
@@ -96,9 +95,9 @@ def test_an_interrupted_case_publishes_nothing_and_goes_on(tmp_path, monkeypatch
 
     monkeypatch.setattr(LatentPrior, "predict_noise", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        experiment.run(case, tmp_path / "parts", progress=False)
+        cases.run(case, tmp_path / "parts", progress=False)
     assert len(list(tmp_path.glob("parts/*/*.running"))) == 1 and not list(tmp_path.glob("parts/*/*/result*"))
-    resumed = experiment.run(case, tmp_path / "parts", progress=False)
+    resumed = cases.run(case, tmp_path / "parts", progress=False)
     torch.testing.assert_close(resumed.images, whole.images)
     assert len(calls) == 4 + 3  # three turns were kept; the fourth is done again
     assert not list(tmp_path.glob("parts/*/*.running*"))
