@@ -143,12 +143,31 @@ def _intact(file: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def weights_digest(model: nn.Module) -> str:
-    """sha256 of all weights and buffers of a model, by name: what is stored under it holds for this very model."""
+def digest(*parts: object) -> str:
+    """sha256 of tensors by dtype, shape and bytes, wherever they lie, and of anything else by its `repr`."""
     import torch
 
     content = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            content.update(repr((part.dtype, tuple(part.shape))).encode())
+            content.update(_bytes(part))
+        else:
+            content.update(repr(part).encode())
+        content.update(b"\0")  # 1, 23 is not 12, 3
+    return content.hexdigest()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 of all weights and buffers of a model, by name: what is stored under it holds for this very model."""
+    content = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        content.update(_bytes(tensor))
     return content.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    import torch
+
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

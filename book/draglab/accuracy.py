@@ -6,7 +6,6 @@ are cached, and a defence costs the server half of the network only.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dragkit import cache, data, zoo
-from dragkit.cache import load_or_make, remember, weights_digest
+from dragkit.cache import digest, load_or_make, remember, weights_digest
 from dragkit.client import SplitClient
 from dragkit.defenses import BaseDefence, Defence, make, parse_spec
 from dragkit.measures import utility
@@ -80,9 +79,8 @@ def features(client: SplitClient, subset: data.Subset = "val") -> Tensor:
         ValueError: an IR that half precision cannot hold.
     """
     photos = data.imagenette(subset)[0]
-    content = hashlib.sha256(f"{client.at} {weights_digest(client.model)}".encode())
-    content.update(photos.numpy().tobytes())
-    file = cache.cache_dir() / "features" / f"ir-{content.hexdigest()[:24]}.safetensors"
+    key = digest(client.at, weights_digest(client.model), photos)
+    file = cache.cache_dir() / "features" / f"ir-{key[:24]}.safetensors"
 
     def work() -> dict[str, Tensor]:
         with torch.no_grad(), torch.autocast(client.device.type, enabled=False):

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from dragkit import cache, zoo
 from dragkit.adaptive.distances import match
-from dragkit.cache import weights_digest, write_json, write_tensors
+from dragkit.cache import digest, weights_digest, write_json, write_tensors
 from dragkit.client import SplitClient
-from dragkit.defenses.public import photos_digest, public_photos
+from dragkit.defenses.public import public_photos
 from dragkit.measures import intervals
 from dragkit.measures.embedding import ir_embedding
 
@@ -147,7 +147,7 @@ def fit_positions(
         "at": client.at,
         "weights": weights_digest(client.model),
         "input": [*client.image_size, client.interpolation, *client.mean, *client.std],
-        "photos": IMAGENETTE if photos is None else photos_digest(photos),
+        "photos": IMAGENETTE if photos is None else digest(photos),
         "n_train": n_train,
         "n_held_out": n_held_out,
         "steps": steps,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dragkit.attacks.message import Message
-from dragkit.cache import write_tensors
+from dragkit.cache import digest, write_tensors
 from dragkit.streams import NoiseSource
 
 
@@ -37,17 +36,7 @@ class AttackState(Protocol):
 
 def fingerprint(*parts: object) -> str:
     """Hash of what an attack depends on: messages by their `identity`, tensors by their bytes, anything else by its `repr`."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Message):
-            digest.update(fingerprint(*part.identity()).encode())
-            continue
-        if isinstance(part, Tensor):
-            digest.update(repr((part.dtype, tuple(part.shape))).encode())
-            digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(repr(part).encode())
-    return digest.hexdigest()
+    return digest(*(fingerprint(*part.identity()) if isinstance(part, Message) else part for part in parts))
 
 
 @dataclass(frozen=True)

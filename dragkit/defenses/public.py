@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
@@ -65,10 +63,3 @@ def mean_token(tokens: Tensor) -> Tensor:
 def spread(tokens: Tensor) -> float:
     """Root mean square of tokens `(n, N, D)` minus the mean token: the unit of the noise."""
     return (tokens - mean_token(tokens)).square().mean().sqrt().item()
-
-
-def photos_digest(photos: Tensor) -> str:
-    """sha256 of photos: what is stored under it was made from these very ones."""
-    content = hashlib.sha256(f"{tuple(photos.shape)} {photos.dtype}".encode())
-    content.update(photos.detach().cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dragkit import cache
-from dragkit.cache import remember, weights_digest
+from dragkit.cache import digest, remember, weights_digest
 from dragkit.client import Layout, SplitClient
 from dragkit.defenses.base import Defence
-from dragkit.defenses.public import photos_digest, public_photos, public_tokens, spread
+from dragkit.defenses.public import public_photos, public_tokens, spread
 
 VERSION = 1  # of what is stored; raise it when `estimate` changes
 
@@ -115,7 +115,7 @@ def factors(client: SplitClient, photos: Tensor | None = None, seed: int = 0) ->
         "factors": VERSION,
         "weights": weights_digest(client.model),
         "client": [repr(client), *client.mean, *client.std],
-        "photos": PHOTOS if photos is None else photos_digest(photos),
+        "photos": PHOTOS if photos is None else digest(photos),
         "seed": seed,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dragkit import cache, zoo
-from dragkit.cache import load_or_make
+from dragkit.cache import digest, load_or_make
 from dragkit.client import SplitClient
 from dragkit.images import validate_images
 
@@ -36,9 +35,7 @@ class Embedding:
         validate_images(images, "images")
         if not self.weights:
             return self._compute(images)
-        content = hashlib.sha256(f"{self.name} {self.weights} {tuple(images.shape)} {images.dtype}".encode())
-        content.update(images.detach().cpu().contiguous().numpy().tobytes())
-        file = cache.cache_dir() / "features" / f"{content.hexdigest()[:24]}.safetensors"
+        file = cache.cache_dir() / "features" / f"{digest(self.name, self.weights, images)[:24]}.safetensors"
         return load_or_make(file, lambda: {"features": self._compute(images)})["features"]
 
     def _compute(self, images: Tensor) -> Tensor:

@@ -103,6 +103,21 @@ def test_the_digest_of_weights_changes_with_all_that_matters():
     assert len({same, *(cache.weights_digest(m) for m in (other, moved, model().bfloat16()))}) == 4
 
 
+def test_a_digest_changes_with_values_shape_precision_and_order():
+    x = torch.arange(6.0).reshape(2, 3)
+    same = cache.digest("a", x, 1, 23)
+    assert same == cache.digest("a", x.T.contiguous().T, 1, 23)
+    others = [
+        ("b", x, 1, 23),
+        ("a", x + 1, 1, 23),
+        ("a", x.flatten(), 1, 23),
+        ("a", x.double(), 1, 23),
+        ("a", x, 12, 3),
+    ]
+    others += [(x, "a", 1, 23), ("a", x.sum(), 1, 23)]
+    assert len({same, *(cache.digest(*parts) for parts in others)}) == len(others) + 1
+
+
 def test_two_writers_of_claims_lose_nothing(tmp_path):
     def write(writer):
         for i in range(15):
