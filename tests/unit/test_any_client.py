@@ -90,7 +90,9 @@ def test_constants_are_those_of_the_given_photos(vit, photos):
     assert make("gaussian:0.5", vit, photos).std == pytest.approx(0.5 * unit, rel=1e-6)
     other = make("gaussian:0.5", vit, 0.3 * photos)
     assert abs(other.std / (0.5 * unit) - 1) > 1e-4
-    assert torch.equal(public_tokens(vit, own_photos(130))[:80], public_tokens(vit, own_photos(130)[:80]))
+    torch.testing.assert_close(  # up to rounding, which depends on the batch
+        public_tokens(vit, own_photos(130))[:80], public_tokens(vit, own_photos(130)[:80]), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", MEASURING)
