@@ -13,6 +13,7 @@ and `zoo` (the embedded models).
 
 from __future__ import annotations
 
+from importlib import import_module
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,13 @@ _HOME = {
 }  # where each name lies in this package
 
 
+_ROOMS = ("adaptive", "attacks", "bounds", "client", "defenses", "measures", "priors", "zoo")
+
+
 def __getattr__(name: str) -> Any:
     """The name from its home (PEP 562)."""
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return resolve_name(f"{__name__}.{_HOME[name]}")

@@ -73,7 +73,13 @@ def _blocks(text: str) -> str:
     return ",".join(f"block:{part}" if part.isdecimal() else part for part in text.split(","))
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def main() -> None:
@@ -140,6 +146,12 @@ def reconstruct(
     checkpoint: Annotated[
         Path | None, typer.Option(help="file in which the attack is saved, and from which it goes on when it exists")
     ] = None,
+    public: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of public photos, for what a defence or a reply learns; Imagenette when none is named"
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="file for the figures of every photo")] = None,
     out: Annotated[
         Path, typer.Option(help="picture with a row per photo: photo | reconstruction | the prior's best")
@@ -150,7 +162,7 @@ def reconstruct(
 
     names = {"method": method.value, "budget": budget.value, "turns": turns, "device": device, "dtype": dtype.value}
     defended = {"defence": defence, "adaptive": adaptive, "queries": queries, "seed": seed}
-    files = {"checkpoint": checkpoint, "json": json, "out": out}
+    files = {"checkpoint": checkpoint, "json": json, "out": out, "public": public}
     at = _blocks(at)
     job = work.Job(photos=tuple(photos), at=at, client=client, prior=prior, **names, **defended, **files)  # type: ignore[arg-type]
     bar = Progress(console=console, transient=True) if console.is_terminal else None

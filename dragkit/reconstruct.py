@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from dragkit import zoo
 from dragkit.adaptive.replies import check_reply, hear
 from dragkit.attacks.message import Message
 from dragkit.attacks.reconstruction import Reconstruction
-from dragkit.attacks.threat import ATTACKER, ThreatModel
+from dragkit.attacks.threat import ThreatModel
 from dragkit.cache import write_json
 from dragkit.client import SplitClient
 from dragkit.config import DragConfig
@@ -69,6 +69,7 @@ class Job:
     checkpoint: Path | None
     json: Path | None
     out: Path
+    public: Path | None = None
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -119,10 +120,11 @@ class Job:
             raise ValueError(
                 f"turns is {self.turns}, but budget {self.budget!r} has its own for {self.method}; leave one out"
             )
-        if self.turns is not None and METHODS[self.method].config is type(None):
-            raise ValueError(
-                f"turns is {self.turns}, but {METHODS[self.method].label} answers in one pass; leave it out"
-            )
+        for name in ("turns", "checkpoint"):
+            if getattr(self, name) is not None and METHODS[self.method].config is type(None):
+                raise ValueError(
+                    f"--{name} is given, but {METHODS[self.method].label} answers in one pass; leave it out"
+                )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
 
@@ -151,8 +153,11 @@ class Job:
             if file.is_dir():
                 raise ValueError(f"--{name} is {str(file)!r}, which is a folder; name a file")
             above = next(folder for folder in file.absolute().parents if folder.exists())
-            if not above.is_dir() or not os.access(file if file.exists() else above, os.W_OK):
-                raise PermissionError(f"--{name} is {str(file)!r}, where nothing can be written")
+            try:
+                with tempfile.TemporaryFile(dir=above):
+                    pass
+            except OSError as error:
+                raise PermissionError(f"--{name} is {str(file)!r}, where nothing can be written") from error
 
 
 @dataclass
@@ -189,7 +194,7 @@ class Outcome:
         options = {name: value for name, value in asdict(self.job).items() if name not in ("photos", "out", "json")}
         return {
             **{name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
-            "config": vars(self.job.config),
+            "config": vars(self.job.config) if self.job.config else {},
             "threat": str(self.rebuilt.threat),
             "nfe": self.rebuilt.nfe,
             "seconds": self.rebuilt.seconds,
@@ -235,12 +240,16 @@ def received(
 ) -> tuple[Message, ThreatModel]:
     """What the attacker works with, and what they are declared to have; says what a defence does to the server's answer."""
     if not job.defence:
-        return Message(client(photos), client), ATTACKER
-    defence = make(job.defence, client)
+        trained = not {"network", "encoder"}.isdisjoint(METHODS[job.method].uses)
+        return Message(client(photos), client), ThreatModel(weights=True, public_data=trained)
+    public = None if job.public is None else load_images(job.public, photos.shape[-1])
+    defence = make(job.defence, client, public)
     messages = defend_images(defence, client, photos, job.seed + USER_SEED, job.queries)
     say(f"defence {job.defence}: the server is told {defence.server_knows}")
     say(utility.consequence(client, client(photos[:1]), defence.receive(messages[0, :1])))
-    return hear(job.adaptive, messages, defence, client)
+    if job.adaptive in ("reorder", "placed"):
+        say("the attackers train a classifier of positions, minutes the first time")
+    return hear(job.adaptive, messages, defence, client, public)
 
 
 @contextmanager

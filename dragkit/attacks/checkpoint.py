@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dragkit.attacks.message import Message
@@ -66,14 +66,18 @@ class Checkpoint:
         """Bring `state` and `noise` to where the file left them; nothing happens without a file.
 
         Raises:
-            ValueError: the file belongs to another attack (settings, photo, mask, start, seeds, client or prior differ).
+            ValueError: the file is no checkpoint, or belongs to another attack (settings, photo, mask, distance, start, seeds,
+                client or prior differ).
         """
         if self._path is None or not self._path.exists():
             return
-        with safe_open(self._path, "pt") as f:
-            info, tensors = f.metadata(), {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-        trace = list(tensors.pop("trace"))
-        if info.pop("identity") != self._identity:
+        try:
+            with safe_open(self._path, "pt") as f:
+                info, tensors = f.metadata(), {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            trace, identity = list(tensors.pop("trace")), info.pop("identity")
+        except (SafetensorError, OSError, KeyError, AttributeError) as error:
+            raise ValueError(f"{self._path} is not a checkpoint of an attack ({error}); name another file") from error
+        if identity != self._identity:
             raise ValueError(
                 f"{self._path} was written by another attack: its settings, representations, mask, start, seeds, client "
                 "or prior differ from these; name another file, or delete it"

@@ -46,7 +46,7 @@ class Pace:
             raise ValueError(f"clip is {self.clip}; it must be positive, or None for no clipping")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class DescentState(RunState):
     """What a callback sees after every iteration, and what a checkpoint holds.
 

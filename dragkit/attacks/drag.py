@@ -30,7 +30,7 @@ NEEDS = ThreatModel(weights=True)
 SAVED = ("z", "best_x0")  # of a state, beside Adam's moments and what every attack keeps
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class DragState(RunState):
     """What a callback sees after every turn, and what a checkpoint holds; latents are `(B, C, H, W)`.
 
@@ -97,6 +97,8 @@ def drag(
     Raises:
         ValueError: an argument that cannot work, before anything is computed. PermissionError: the threat model excludes DRAG.
     """
+    if not isinstance(message, Message):
+        raise TypeError(f"message is a {type(message).__name__}; it must be a Message(h, client)")
     config = config or prior.recommended()
     threat.require(NEEDS, "DRAG")
     _check_start(start, message, prior, config)

@@ -27,7 +27,7 @@ class Message:
         distance: `(tokens of an estimate, tokens of h, mask)` to one value per image, `(B,)`; what an attack makes small.
 
     Raises:
-        TypeError: `h` is not a floating-point tensor, `client` is no `SplitClient`, `mask` is not a bool tensor.
+        TypeError: `h` is not a floating-point tensor, `client` is no `SplitClient`, `mask` no bool tensor, `distance` no function.
         ValueError: `h` is empty, does not come from this client, or holds NaN or infinite values; a mask of another shape, or one
             that leaves an image without tokens.
     """
@@ -42,12 +42,13 @@ class Message:
             raise TypeError(
                 f"client is a {type(self.client).__name__}; it must be a SplitClient, such as load_client() gives"
             )
+        if not callable(self.distance):
+            raise TypeError(f"distance is {self.distance!r}; it must be a function such as cosine_distance")
         object.__setattr__(self, "h", _checked(self.h, self.client))
         check_mask(self.mask, self.tokens)
         if self.mask is not None:
-            object.__setattr__(
-                self, "mask", self.mask.to(self.h.device, copy=True)
-            )  # later changes do not reach in here
+            own = self.mask.to(self.h.device, copy=True)  # later changes do not reach in here
+            object.__setattr__(self, "mask", own)
 
     def __len__(self) -> int:
         """Number of images B."""

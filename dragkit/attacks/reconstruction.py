@@ -9,7 +9,7 @@ from torch import Tensor
 from dragkit.attacks.threat import ThreatModel
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Reconstruction:
     """Photos rebuilt from intermediate representations.
 
@@ -20,8 +20,8 @@ class Reconstruction:
         seconds: wall time of the whole batch.
         threat: what the attacker was assumed to have.
         failed_at: per image, the iteration at which it became NaN or infinite (its last finite state is returned), else None.
-        interrupted: True if Ctrl-C ended the run early; `images` are then the best so far.
-        trace: per-iteration records if asked for, e.g. `trace["distance"]` `(iterations, B)`.
+        interrupted: True if Ctrl-C or the callback ended the run early; `images` are then the best so far.
+        trace: per-iteration records, e.g. `trace["distance"]` `(iterations, B)`; empty for attacks without iterations.
     """
 
     images: Tensor

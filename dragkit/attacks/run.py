@@ -24,7 +24,7 @@ Callback = Callable[[Any], "bool | None"]
 """Called with the state after every turn; True ends the attack."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class RunState:
     """What a callback sees after every turn, and what a checkpoint holds; attacks add their own fields.
 
@@ -59,6 +59,10 @@ class RunState:
         self.distance, self.iteration = distance, self.iteration + 1
         self.trace.append(distance.cpu())
         return ok, better
+
+    def __repr__(self) -> str:
+        reached = "" if self.distance is None else f", distance {self.distance.mean():.4f}"
+        return f"{type(self).__name__}(turn {self.iteration} of {self.total}{reached})"
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that going on needs, by name; the trace apart."""

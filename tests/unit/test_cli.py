@@ -64,9 +64,11 @@ def test_several_photos_are_one_batch_with_a_row_and_figures_each(photo, tmp_pat
 @pytest.mark.parametrize("method", ["inverse", "rmle", "lm", "glass", "glass++", "drag++"])
 def test_every_method_reconstructs(method, photo, tmp_path):
     length = [] if method == "inverse" else ["--turns", "8"]
-    arguments = ["reconstruct", str(photo), "--method", method, *length, "--out", str(tmp_path / "out.png")]
-    result = CliRunner().invoke(cli.app, arguments)
+    files = ["--out", str(tmp_path / "out.png"), "--json", str(tmp_path / "out.json")]
+    result = CliRunner().invoke(cli.app, ["reconstruct", str(photo), "--method", method, *length, *files])
     assert result.exit_code == 0, result.output
+    trained = method in ("inverse", "glass++", "drag++")
+    assert ("public photos" in json.loads((tmp_path / "out.json").read_text())["threat"]) == trained
     assert "MS-SSIM" in result.output and (tmp_path / "out.png").exists()
 
 
@@ -177,6 +179,7 @@ def test_an_error_in_a_shell_has_no_traceback():
         (["--json", "FOLDER"], "which is a folder"),
         (["--json", "PHOTO/x.json"], "nothing can be written"),
         (["--json", "same.png", "--out", "same.png"], "another file of this run"),
+        (["--method", "inverse", "--checkpoint", "x"], "answers in one pass"),
         (["--method", "inverse", "--at", "vit.layers.1.mlp"], "no inverse network is shipped"),
         (["--method", "glass++", "--client", "focus-vit-s14"], "train gan-encoder"),
     ],
@@ -221,6 +224,24 @@ def test_the_command_works_without_the_laboratory(tmp_path):
     code = "import sys; sys.modules['draglab'] = None; sys.argv = ['dragkit', '--version']; from dragkit.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.startswith("dragkit 0")
+
+
+def test_python_m_dragkit_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "dragkit", "-h"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "reconstruct" in done.stdout
+
+
+def test_a_defence_is_made_from_public_photos_that_are_named(photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("DRAGKIT_DATA", str(tmp_path / "none"))
+    monkeypatch.setenv("DRAGKIT_CACHE", str(tmp_path / "cache"))
+    public = tmp_path / "public"
+    for i in range(8):
+        save_image(data.demo_images(64)["cat"].roll(8 * i, -1), public / f"{i}.png")
+    noisy = ["reconstruct", str(photo), "--at", "3", "--turns", "2", "--out", str(tmp_path / "out.png")]
+    noisy += ["--defence", "gaussian:0.5"]
+    assert isinstance(CliRunner().invoke(cli.app, noisy).exception, FileNotFoundError)
+    result = CliRunner().invoke(cli.app, [*noisy, "--public", str(public)])
+    assert result.exit_code == 0, result.output
 
 
 # -- from signatures to options

@@ -279,6 +279,27 @@ def test_checkpoint_of_another_attack_is_refused(tmp_path, change):
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all", None])
+def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(tmp_path, content):
+    file = tmp_path / "notes.txt"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"notes\.txt is not a checkpoint of an attack"):
+        attack(checkpoint=file)
+    assert content is None or file.read_bytes() == content
+
+
+def test_what_is_no_message_is_refused():
+    with pytest.raises(TypeError, match=r"message is a Tensor; it must be a Message\(h, client\)"):
+        drag(token_client()(photos(1)), standard_prior(), SHORT)
+
+
+def test_states_and_results_are_shown_in_a_line():
+    shown = []
+    result = attack(callback=lambda state: shown.append(repr(state)) or len(shown) == 2)
+    assert shown[1].startswith("DragState(turn 2 of 12, distance ") and "tensor" not in shown[1]
+    assert result != attack() and "\n" not in repr(result)
+
+
 # -- refusals, before anything is computed
 
 

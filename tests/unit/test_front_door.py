@@ -78,6 +78,12 @@ def test_every_name_is_there_once_more_for_type_checkers():
             assert getattr(dragkit, alias.asname or alias.name) is wanted
 
 
+def test_the_packages_are_there_by_their_names():
+    for room in ("adaptive", "attacks", "bounds", "client", "defenses", "measures", "priors", "zoo"):
+        done = subprocess.run([sys.executable, "-c", f"import dragkit; dragkit.{room}"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'dragkit' has no attribute 'drog'"):
         dragkit.drog  # noqa: B018

@@ -71,6 +71,7 @@ def test_identity_changes_with_everything_an_attack_depends_on(client):
     ("change", "error", "words"),
     [
         ({"client": "vit-imagenette64"}, TypeError, "client is a str; it must be a SplitClient"),
+        ({"distance": "l2"}, TypeError, "distance is 'l2'; it must be a function"),
         ({"mask": [[True, True, False]]}, TypeError, "mask is a list; it must be bool"),
         ({"mask": MASK.float()}, TypeError, "mask is torch.float32"),
         ({"mask": MASK[:1]}, ValueError, "mask is"),

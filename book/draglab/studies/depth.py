@@ -22,7 +22,7 @@ def baselines(
     at: tuple[str, ...] = CUTS,
     folder: Path | None = None,
 ) -> Path:
-    """Every method whose models are at hand, at every block, for the seconds that DRAG needs for `turns` turns."""
+    """Every method whose models are at hand, at every block, for the seconds that so many turns of DRAG take."""
     rows: Rows = {}
     short = "vit" if client == zoo.CLIENT else "focus"
     for cut in at:
