@@ -374,10 +374,16 @@ def hear(
             training photos of Imagenette.
 
     Raises:
-        ValueError: unknown reply, one that does not fit the defence, or too few photos.
+        ValueError: unknown reply, one that does not fit the defence, messages of another shape, or too few photos.
         FileNotFoundError: the reply needs photos, none are given, and Imagenette is not there.
     """
     check_reply(name)
+    sent = tuple(client.h_shape)
+    if messages.ndim != len(sent) + 2 or tuple(messages.shape[2:]) != sent or len(messages) == 0:
+        raise ValueError(
+            f"messages has shape {tuple(messages.shape)}; it must be (k, B, {', '.join(map(str, sent))}): "
+            "every photo k times, k = 1 for a photo that is sent once"
+        )
     if not name:
         return Message(messages[0], client), ATTACKER
     return REPLIES[name].run(messages, defence, client, photos), replace(AWARE, queries=len(messages))

@@ -41,6 +41,10 @@ def load_prior(name: str = PRIOR, *, dtype: torch.dtype = torch.float32, device:
 
     from dragkit.priors.diffusion import LatentPrior
 
+    if not available(f"{name}/vae"):
+        pixel = "; a prior in pixel space is loaded by load_pixel_prior" if available(f"{name}/unet") else ""
+        latent = ", ".join(known.removesuffix("/vae") for known in names() if known.endswith("/vae"))
+        raise ValueError(f"no embedded latent prior is called {name!r}; there is {latent}{pixel}")
     vae, unet = verify(f"{name}/vae"), verify(f"{name}/unet")
     if vae.parent == unet.parent:
         prior = LatentPrior.from_pretrained(vae.parent, dtype=dtype, device=device)

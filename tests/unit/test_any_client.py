@@ -134,6 +134,13 @@ def test_shuffled_tokens_of_an_own_client_are_put_in_order(vit, monkeypatch):
     torch.testing.assert_close(placed.measure(few), torch.zeros(4), atol=0.01, rtol=0)
 
 
+def test_messages_without_the_repetitions_are_refused(vit):
+    h = vit(own_photos(2))
+    with pytest.raises(ValueError, match=r"must be \(k, B, 17, \d+\)"):
+        hear("", h, make("shuffle", vit), vit)
+    assert len(hear("", h[None], make("shuffle", vit), vit)[0]) == 2
+
+
 def test_classifiers_of_positions_are_kept_apart(vit, photos):
     small = {"n_train": 32, "n_held_out": 4, "steps": 2}
     first = fit_positions(vit, photos, **small)

@@ -196,3 +196,10 @@ def test_trained_exported_shipped_and_then_it_attacks(photos, home, tmp_path):
 def test_settings_of_drag_still_name_drag():
     assert methods.method_of(DragConfig.ci()) == "drag"
     assert Case(DragConfig.ci(), "block:6", method="drag-pixel").name == "drag-pixel"
+
+
+def test_the_two_kinds_of_prior_are_told_apart_by_name():
+    with pytest.raises(ValueError, match=r"there is imagenette64; .* load_pixel_prior"):
+        zoo.load_prior("pixel64")
+    with pytest.raises(ValueError, match=r"there is imagenette64$"):
+        zoo.load_prior("nonesuch")
