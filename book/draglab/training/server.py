@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from dragkit import zoo
 from dragkit.client import SplitClient
 from dragkit.data import CLASSES, imagenette
-from dragkit.defenses import Defence, acting_on_irs, defend, make
+from dragkit.defenses import Defence, acting_on_irs, make
 from dragkit.devices import pick_device
+from dragkit.measures.utility import per_photo_right
 from draglab import accuracy
 from draglab.training import classifier
 from draglab.training.augment import labelled_batch
@@ -93,14 +94,9 @@ class ServerTask(Task):
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Accuracy of the defended messages of every fourth validation photo."""
-        server, right = self.serving(model), 0
-        for start in range(0, len(self.val[::4]), 128):
-            part = slice(start, start + 128)
-            x, labels = self.val[::4][part], self.val_labels[::4][part]
-            h = self.client(x.float() / 255)
-            received = self.defence.receive(defend(self.defence, h, self.seed + start)[0])
-            right += int((server.server(received).argmax(1) == labels).sum())
-        return {"top1": right / len(self.val[::4])}
+        photos, labels = self.val[::4].float() / 255, self.val_labels[::4]
+        right = per_photo_right(self.client, photos, labels, self.defence, server=self.serving(model), seeds=self.seed)
+        return {"top1": right.double().mean().item()}
 
     def serving(self, model: nn.Module) -> SplitClient:
         """The client with the server half of `model`, frozen."""
